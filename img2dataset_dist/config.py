@@ -1,0 +1,321 @@
+"""Options: small frozen groups by who consumes them, and their flat form.
+
+Every option has one flat name, which is at once the argument of `download()`, the command-line flag and the key in a
+config file. A group field is the only place where its type, default, range and help text stand: the command line, the
+reference in docs/ and the error messages are all made from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from img2dataset_dist.errors import ConfigError
+
+HASHES = ("md5", "sha256", "sha512")
+RESERVED = (
+    "key", "caption", "url", "width", "height", "original_width", "original_height", "status", "error_message",
+    "exif", *HASHES,
+)  # fmt: skip
+Hash = Literal["md5", "sha256", "sha512"]
+Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
+TEXT_FORMATS = ("txt", "csv", "tsv", "json", "jsonl")
+InputFormat = Literal[
+    "txt", "csv", "tsv", "json", "jsonl", "txt.gz", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz", "parquet"
+]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+NO_DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, validate_default=False)
+
+
+class InputConfig(_Group):
+    """What to read. Consumed by `plan.py` and `readers/`."""
+
+    url_list: str = Field(
+        min_length=1, description="A file of URLs, a folder of such files or a glob, on any fsspec path."
+    )
+    input_format: InputFormat = Field(
+        "txt", description="Format of the list. A folder is searched for `*.<input_format>`, sorted by name."
+    )
+    url_col: str = Field("url", description="Column that holds the URL.")
+    caption_col: str | None = Field(None, description="Column that holds the caption; stored as `caption`.")
+    bbox_col: str | None = Field(
+        None, description="Column that holds boxes to blur: a list of [x0, y0, x1, y1], each from 0 to 1."
+    )
+    save_additional_columns: tuple[str, ...] | None = Field(
+        None, description="More columns of the list to carry into the dataset."
+    )
+    verify_hash: tuple[str, Hash] | None = Field(
+        None, description="`[column, type]`: rows whose bytes have another hash fail. The type must be `compute_hash`."
+    )
+    number_sample_per_shard: Count = Field(10000, description="Rows in a shard; the last of each file may have fewer.")
+    oom_shard_count: Annotated[int, Field(ge=1, le=18)] = Field(5, description="Digits in a shard's name.")
+    infer_types: bool = Field(
+        True, description="csv and tsv: guess the types of additional columns from the first 1000 rows. False: text."
+    )
+
+    @field_validator("save_additional_columns")
+    @classmethod
+    def _no_reserved_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        clash = sorted(set(names or ()) & {*RESERVED, *EXTRA_COLUMNS})
+        if clash:
+            raise ValueError(f"may not hold {', '.join(clash)}: the dataset has columns of these names itself")
+        if len(set(names or ())) != len(names or ()):
+            raise ValueError("names a column twice")
+        return names
+
+
+class FetchConfig(_Group):
+    """How to fetch. Consumed by `fetchers/`."""
+
+    thread_count: Annotated[int, Field(ge=1, le=10000)] = Field(256, description="Transfers in flight per process.")
+    timeout: Seconds = Field(10, description="Seconds for the whole of one fetch, redirects included.")
+    connect_timeout: Seconds | None = Field(
+        None, description="Seconds for name resolution, TCP and TLS. None: as long as `timeout`."
+    )
+    min_bytes_per_second: Annotated[int, Field(ge=0)] = Field(
+        64, description="A transfer that stays slower for `min_speed_window` seconds fails. 0 turns it off."
+    )
+    min_speed_window: Count = Field(5, description="Seconds over which `min_bytes_per_second` is measured.")
+    max_body_bytes: Count = Field(64 * 2**20, description="Largest body, in bytes after content decoding.")
+    max_buffered_bytes: Count = Field(
+        256 * 2**20, description="Bytes of bodies that may wait for their transform, per process."
+    )
+    max_redirects: Annotated[int, Field(ge=0, le=50)] = Field(10, description="Redirects to follow.")
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="How often to try again after a transient failure."
+    )
+    retry_backoff: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Seconds before the first retry; doubles with each, with jitter. Waiting rows hold no slot."
+    )
+    retry_max_wait: Annotated[float, Field(ge=0)] = Field(
+        60, description="Longest wait before a retry in seconds; caps Retry-After too."
+    )
+    user_agent_token: str | None = Field(
+        None, description="A name of your own in the user agent; X-Robots-Tag may address it."
+    )
+    disallowed_header_directives: tuple[str, ...] = Field(
+        NO_DIRECTIVES, description="X-Robots-Tag directives that forbid the use of an image. [] turns it off."
+    )
+    ignore_ssl_certificate: bool = Field(False, description="Do not verify certificates.")
+
+    @field_validator("user_agent_token")
+    @classmethod
+    def _is_a_token(cls, token: str | None) -> str | None:
+        token = None if token is None else token.strip()
+        if token is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z/-]+", token):
+            raise ValueError("must be one word of letters, digits and .-_/ (RFC 9110 product)")
+        return token
+
+    @field_validator("disallowed_header_directives", mode="before")
+    @classmethod
+    def _default_or_lower(cls, names: Any) -> Any:
+        if names is None:
+            return NO_DIRECTIVES
+        return tuple(str(n).strip().lower() for n in names) if isinstance(names, (list, tuple)) else names
+
+
+class ImageConfig(_Group):
+    """What to make of the bytes. Consumed by `transforms/`."""
+
+    image_size: Count = Field(256, description="Target side in pixels.")
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        "border",
+        description="no: keep. border: longer side to image_size, white borders. keep_ratio: shorter side to "
+        "image_size. keep_ratio_largest: longer side to image_size. center_crop: keep_ratio, then the middle square.",
+    )
+    resize_only_if_bigger: bool = Field(False, description="Never enlarge.")
+    upscale_interpolation: Interpolation = Field("lanczos", description="Filter for enlarging.")
+    downscale_interpolation: Interpolation = Field("area", description="Filter for shrinking.")
+    encode_quality: Annotated[int, Field(ge=0, le=100)] = Field(
+        95, description="jpg and webp: quality 0 to 100. png: compression 0 to 9."
+    )
+    encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="Format of the stored images.")
+    skip_reencode: bool = Field(
+        False, description="Keep the original bytes when they have the format already and nothing would change."
+    )
+    disable_all_reencoding: bool = Field(False, description="Store the bytes as they came; decode nothing.")
+    min_image_size: Annotated[int, Field(ge=0)] = Field(0, description="Reject images whose shorter side is smaller.")
+    max_image_area: Annotated[float, Field(gt=0)] = Field(
+        float("inf"), description="Reject images with more pixels; read from the header, before decoding."
+    )
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = Field(
+        float("inf"), description="Reject images whose longer side / shorter side is larger."
+    )
+    max_decode_pixels: Count = Field(
+        200_000_000, description="Never decode an image whose header announces more pixels (decompression bombs)."
+    )
+    extract_exif: bool = Field(True, description="Store the EXIF tags as JSON in column `exif`.")
+    compute_hash: Hash | None = Field("sha256", description="Hash of the original bytes, as a column of that name.")
+
+    @model_validator(mode="after")
+    def _png_compression(self) -> ImageConfig:
+        if self.encode_format == "png" and self.encode_quality > 9:  # noqa: PLR2004 (zlib's highest level)
+            raise ValueError(
+                "encode_quality is the compression for png and must be between 0 and 9, "
+                f"got {self.encode_quality}; try --encode_quality=6"
+            )
+        return self
+
+
+class OutputConfig(_Group):
+    """Where and how to write. Consumed by `writers/`, `commit.py` and `resume.py`."""
+
+    output_folder: str = Field("images", min_length=1, description="Folder of the dataset, on any fsspec path.")
+    output_format: Literal["files", "webdataset", "parquet", "tfrecord", "dummy"] | str = Field(
+        "files",
+        description="files, webdataset, parquet, tfrecord, dummy (fetches and transforms, stores only statistics), "
+        "or your own writer as `package.module:Class`.",
+    )
+    incremental_mode: Literal["incremental", "overwrite", "extend"] = Field(
+        "incremental",
+        description="incremental: complete what is missing. overwrite: remove the dataset first. extend: add this "
+        "list behind the shards that exist.",
+    )
+
+
+class EngineConfig(_Group):
+    """Who does the work. Consumed by `engines/`."""
+
+    distributor: str = Field(
+        "multiprocessing",
+        description="multiprocessing, inline (this process, for tests and debugging), or `package.module:Class`.",
+    )
+    processes_count: Count | None = Field(None, description="Worker processes. None: all cores.")
+    transform_threads: Count | None = Field(None, description="Threads that decode and encode, per process. None: 2.")
+    subjob_size: Count = Field(1000, description="Shards submitted at once (cluster engines).")
+    max_shard_retry: Annotated[int, Field(ge=0, le=100)] = Field(
+        1, description="How often a shard is tried again after a crash or an exception."
+    )
+
+
+class ReportConfig(_Group):
+    """What a person sees. Consumed by `reports/`."""
+
+    enable_wandb: bool = Field(False, description="Log metrics to Weights & Biases.")
+    wandb_project: str = Field("img2dataset", description="Project name for Weights & Biases.")
+    progress: Literal["auto", "bar", "plain", "none"] = Field(
+        "auto", description="auto: a live bar in a terminal, else plain lines."
+    )
+
+
+EXTRA_COLUMNS = ("error_code", "http_status", "final_url", "content_type", "fetch_ms", "attempts", "bytes")
+"""Columns of ours, after the peer's, in this order."""
+
+
+class JobConfig(_Group):
+    """Everything a job needs to know; picklable, sent to the workers."""
+
+    input: InputConfig
+    fetch: FetchConfig
+    image: ImageConfig
+    output: OutputConfig
+    engine: EngineConfig
+    report: ReportConfig
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> JobConfig:
+        """Check flat options and sort them into their groups.
+
+        Raises:
+            ConfigError: the first thing that is wrong, naming the option and, where it helps, the nearest valid name.
+        """
+        for name in values:
+            if name not in options():
+                raise ConfigError(f"unknown option '{name}'{nearest(name, options())}")
+        if values.get("url_list") is None:
+            raise ConfigError("url_list is missing: name a file, a folder or a glob, for example --url_list=urls.txt")
+        groups: dict[str, BaseModel] = {}
+        for group, model in _groups():
+            given = {name: values[name] for name in model.model_fields if name in values}
+            try:
+                groups[group] = model.model_validate(given)
+            except ValidationError as error:
+                raise ConfigError(_one_line(error, given)) from None
+        config = cls.model_validate(groups)
+        _check_across(config)
+        return config
+
+    def flat(self) -> dict[str, Any]:
+        """All options by their flat names; `from_flat(config.flat())` is the same config."""
+        return {name: value for group, _ in _groups() for name, value in getattr(self, group).model_dump().items()}
+
+    def processes(self) -> int:
+        """How many worker processes to start: what was asked for, else the cores that this process may use."""
+        if self.engine.processes_count is not None:
+            return self.engine.processes_count
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_across(config: JobConfig) -> None:
+    """Rules that span several groups."""
+    verify = config.input.verify_hash
+    if verify is not None and verify[1] != config.image.compute_hash:
+        raise ConfigError(
+            f"verify_hash and compute_hash must be the same, got {verify[1]} and {config.image.compute_hash}; "
+            f"try --compute_hash={verify[1]}"
+        )
+    if config.input.input_format.startswith("txt"):
+        wanted = {
+            "caption_col": config.input.caption_col,
+            "bbox_col": config.input.bbox_col,
+            "save_additional_columns": config.input.save_additional_columns,
+            "verify_hash": verify,
+        }
+        for name, value in wanted.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{name}={value!r} needs a list with columns, but input_format is "
+                    f"{config.input.input_format!r}; set input_format to csv, jsonl or parquet"
+                )
+
+
+class Option(NamedTuple):
+    """One flat option: its group and the field that defines it."""
+
+    group: str
+    field: FieldInfo
+
+
+def _groups() -> Iterator[tuple[str, type[_Group]]]:
+    for name, info in JobConfig.model_fields.items():
+        assert isinstance(info.annotation, type)
+        assert issubclass(info.annotation, _Group)
+        yield name, info.annotation
+
+
+@cache
+def options() -> dict[str, Option]:
+    """All flat options in their documented order."""
+    return {name: Option(group, info) for group, model in _groups() for name, info in model.model_fields.items()}
+
+
+def nearest(name: str, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    """`"; did you mean 'x'?"`, or nothing when no valid name is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _one_line(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """The first problem that pydantic found, as one line that names the option."""
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    if problem["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+        hint = nearest(str(problem["input"]), choices)
+        return f"{name}={problem['input']!r} is not one of {', '.join(choices)}{hint}"
+    return f"{name}={given.get(name)!r} is not valid: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,238 @@
+"""One error tree.
+
+::
+
+    Img2datasetError
+    ├── ConfigError (also ValueError)   a bad option or input: exit code 2, nothing was written
+    │   └── ResumeRefused               the folder holds the output of a different list or plan
+    ├── ShardsFailed                    shards stayed failed after their retries: exit code 1
+    ├── MissingExtra (also ImportError) an optional package is needed; says how to install it
+    └── RowError                        one row failed; becomes data (`Failure`), never ends a shard
+        ├── BadRow, BadUrl              the list itself is wrong
+        ├── FetchError                  nothing usable came over the network
+        └── MediaError                  bytes came, but no media could be made of them
+            └── Rejected                fine media that a filter of the user's refused
+
+Every leaf under `RowError` has a stable `code` (the `error_code` column), says whether the failure is `transient`
+(worth a retry) and which peer-compatible `status` its row gets. `ROW_ERRORS` lists them; docs/errors.md is tested
+against it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+DOWNLOAD = "failed_to_download"
+RESIZE = "failed_to_resize"
+
+
+class Img2datasetError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigError(Img2datasetError, ValueError):
+    """An option, a config file or an input is wrong. The message names it and says what to do."""
+
+
+class ResumeRefused(ConfigError):
+    """The output folder belongs to another plan (other list, other shard size)."""
+
+
+class MissingExtra(Img2datasetError, ImportError):
+    """An optional dependency is missing. The message holds the pip command."""
+
+
+class ShardsFailed(Img2datasetError):
+    """Some shards stayed failed after all retries; the others are complete.
+
+    Attributes:
+        failures: shard id to the last error text.
+        stats: totals over the shards that are complete (`img2dataset_dist.model.Stats`).
+    """
+
+    def __init__(self, failures: dict[int, str], stats: object) -> None:
+        self.failures = failures
+        self.stats = stats
+        first = min(failures)
+        super().__init__(
+            f"{len(failures)} shard(s) failed, the first is {first}: {failures[first]}. "
+            "The other shards are complete; run the same command again to retry the failed ones."
+        )
+
+
+class RowError(Img2datasetError):
+    """One row failed. Subclasses fix `code`, `transient` and `status`."""
+
+    code: ClassVar[str] = "internal_error"
+    transient: ClassVar[bool] = False
+    status: ClassVar[str] = DOWNLOAD
+    summary: ClassVar[str] = "an unexpected exception of ours; please report it"
+
+
+class BadRow(RowError):
+    code = "bad_row"
+    summary = "the row of the list cannot be read: too many fields, invalid JSON, a value of another type"
+
+
+class BadUrl(RowError):
+    code = "bad_url"
+    summary = "missing URL, no host, control characters, not UTF-8, or a scheme other than http and https"
+
+
+class FetchError(RowError):
+    code = "fetch_error"
+    summary = "libcurl reported an error that has no class of its own; the message holds its number"
+
+
+class DnsError(FetchError):
+    code = "dns"
+    transient = True
+    summary = "the host name could not be resolved"
+
+
+class ConnectError(FetchError):
+    code = "connect"
+    transient = True
+    summary = "no TCP connection: refused, unreachable, no route"
+
+
+class TlsError(FetchError):
+    code = "tls"
+    summary = "TLS handshake or certificate error"
+
+
+class ConnectTimeout(FetchError):
+    code = "timeout_connect"
+    transient = True
+    summary = "name resolution, TCP and TLS together took longer than `connect_timeout`"
+
+
+class TotalTimeout(FetchError):
+    code = "timeout_total"
+    transient = True
+    summary = "the whole fetch of the URL, redirects included, took longer than `timeout`"
+
+
+class IdleTimeout(FetchError):
+    code = "timeout_idle"
+    transient = True
+    summary = "fewer than `min_bytes_per_second` over `min_speed_window` seconds"
+
+
+class Reset(FetchError):
+    code = "reset"
+    transient = True
+    summary = "the connection was reset or closed before an answer"
+
+
+class Truncated(FetchError):
+    code = "truncated"
+    transient = True
+    summary = "the body ended early: Content-Length not met or chunks cut off"
+
+
+class TooLarge(FetchError):
+    code = "too_large"
+    summary = "the body is larger than `max_body_bytes`, measured after content decoding"
+
+
+class TooManyRedirects(FetchError):
+    code = "redirect_loop"
+    summary = "more than `max_redirects` redirects"
+
+
+class RedirectRefused(FetchError):
+    code = "redirect_refused"
+    summary = "a redirect to something other than http or https"
+
+
+class ProtocolError(FetchError):
+    code = "protocol"
+    summary = "the server does not speak HTTP as it should: bad headers, bad encoding, bad chunks"
+
+
+class HttpStatus(FetchError):
+    """`http_404` and so on: the code of an instance holds the status."""
+
+    code = "http_status"
+    summary = "http_NNN: the server answered with status NNN; 408, 425, 429, 500, 502, 503 and 504 are transient"
+
+
+class Disallowed(FetchError):
+    code = "disallowed_by_header"
+    summary = "an X-Robots-Tag header forbids the use (`disallowed_header_directives`)"
+
+
+class EmptyBody(FetchError):
+    code = "empty_body"
+    summary = "a successful answer without any bytes"
+
+
+class HashMismatch(RowError):
+    code = "hash_mismatch"
+    summary = "the bytes do not have the hash that `verify_hash` names"
+
+
+class MediaError(RowError):
+    code = "media_error"
+    status = RESIZE
+    summary = "the media could not be processed"
+
+
+class NotMedia(MediaError):
+    code = "not_media"
+    status = RESIZE
+    summary = "the bytes are no image: HTML, text, or an unknown type"
+
+
+class DecodeError(MediaError):
+    code = "decode_error"
+    status = RESIZE
+    summary = "the image is truncated, corrupt or of an unsupported kind"
+
+
+class TooManyPixels(MediaError):
+    code = "too_many_pixels"
+    status = RESIZE
+    summary = "the header announces more than `max_decode_pixels` pixels; nothing was decoded"
+
+
+class EncodeError(MediaError):
+    code = "encode_error"
+    status = RESIZE
+    summary = "the result cannot be encoded, for example wider than the format allows"
+
+
+class BadBox(MediaError):
+    code = "bad_bbox"
+    status = RESIZE
+    summary = "a bounding box of `bbox_col` is not [x0, y0, x1, y1] with numbers in 0..1"
+
+
+class Rejected(MediaError):
+    code = "rejected"
+    status = RESIZE
+    summary = "refused by a filter"
+
+
+class ImageTooSmall(Rejected):
+    code = "image_too_small"
+    summary = "the shorter side is below `min_image_size`"
+
+
+class AreaTooLarge(Rejected):
+    code = "image_area_too_large"
+    summary = "width x height is above `max_image_area`"
+
+
+class AspectTooLarge(Rejected):
+    code = "aspect_ratio_too_large"
+    summary = "longer side / shorter side is above `max_aspect_ratio`"
+
+
+def _leaves(kind: type[RowError]) -> list[type[RowError]]:
+    return [kind, *(leaf for sub in kind.__subclasses__() for leaf in _leaves(sub))]
+
+
+ROW_ERRORS: dict[str, type[RowError]] = {kind.code: kind for kind in _leaves(RowError)}
+"""`error_code` to class, for the docs and for whoever reads a dataset."""

@@ -1,0 +1,230 @@
+"""What flows between the stages: small, frozen, keyword-only records.
+
+`Shard` goes to a worker and `Receipt`, `ShardFailure` or `Progress` come back; `Item`, `Fetched` and `Sample` never
+leave the worker. Sizes are bytes, durations seconds unless a name ends in `_ms`, pictures width before height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from img2dataset_dist.errors import RESIZE, RowError
+
+SUCCESS = "success"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a row has no media: an error as data.
+
+    `code` is stable (docs/errors.md), `status` is one of the peer's three, `message` is for people.
+    """
+
+    code: str
+    message: str
+    status: str
+    transient: bool = False
+
+    @classmethod
+    def of(cls, error: RowError) -> Failure:
+        """The failure that `error` stands for; its text is the message, else the code."""
+        return cls(
+            code=error.code, message=str(error) or error.code, status=error.status, transient=error.transient
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One input file. `path` is a full fsspec URL or an absolute path, `columns` its column names (None for txt)."""
+
+    path: str
+    format: str
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Where the rows of one shard are; it holds no data.
+
+    Attributes:
+        id: number of the shard in the dataset; names its files.
+        source: the file that all its rows come from.
+        start: index of its first row in that file.
+        rows: how many rows it has, at least 1.
+        byte_range: for line formats, where its rows begin and end in the file; None for parquet.
+        temporary: the source is a slice that we made ourselves; it is removed once the shard is committed.
+    """
+
+    id: int
+    source: Source
+    start: int
+    rows: int
+    byte_range: tuple[int, int] | None = None
+    temporary: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One row of the list.
+
+    Attributes:
+        index: position in its shard, from 0.
+        key: name of the sample in the dataset.
+        url: as the list has it, None when missing.
+        columns: additional columns, bounding boxes, `caption` and the hash to verify, by their output names.
+        failure: set when the reader could not make sense of the row.
+    """
+
+    index: int
+    key: str
+    url: str | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchFacts:
+    """What the network said about one row. None where it never came to that."""
+
+    http_status: int | None = None
+    final_url: str | None = None
+    content_type: str | None = None
+    fetch_ms: int | None = None
+    attempts: int = 0
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """The outcome of one fetch: exactly one of `body` and `failure` is set."""
+
+    item: Item
+    facts: FetchFacts = FetchFacts()
+    body: bytes | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One row on its way through the transforms, and as the writers get it.
+
+    Attributes:
+        item: the row.
+        facts: what the fetch said.
+        body: the bytes as they came; b"" for a failed row.
+        data: the bytes to store; the transforms replace it, None for a failed row.
+        width, height: of `data` in pixels; original_width, original_height of `body`, both upright.
+        exif: JSON text of the tags of `body`.
+        hashes: algorithm name to hex digest of `body`.
+        failure: why there is no `data`.
+    """
+
+    item: Item
+    facts: FetchFacts = FetchFacts()
+    body: bytes = b""
+    data: bytes | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    exif: str | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    @property
+    def status(self) -> str:
+        """`success`, `failed_to_download` or `failed_to_resize`, as the peer names them."""
+        return SUCCESS if self.failure is None else self.failure.status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Totals of a shard or a job. `a + b` is associative and commutative.
+
+    `messages` counts rows by error message ("success" for successes), `codes` by error code.
+    """
+
+    count: int = 0
+    successes: int = 0
+    failed_to_download: int = 0
+    failed_to_resize: int = 0
+    bytes_downloaded: int = 0
+    bytes_stored: int = 0
+    start_time: float = float("inf")
+    end_time: float = float("-inf")
+    messages: Mapping[str, int] = field(default_factory=dict)
+    codes: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sample: Sample) -> Stats:
+        """The stats of one row."""
+        failure = sample.failure
+        return cls(
+            count=1,
+            successes=int(failure is None),
+            failed_to_download=int(failure is not None and failure.status != RESIZE),
+            failed_to_resize=int(failure is not None and failure.status == RESIZE),
+            bytes_downloaded=sample.facts.bytes or 0,
+            bytes_stored=len(sample.data or b"") if failure is None else 0,
+            messages={failure.message if failure else SUCCESS: 1},
+            codes={failure.code: 1} if failure else {},
+        )
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(
+            count=self.count + other.count,
+            successes=self.successes + other.successes,
+            failed_to_download=self.failed_to_download + other.failed_to_download,
+            failed_to_resize=self.failed_to_resize + other.failed_to_resize,
+            bytes_downloaded=self.bytes_downloaded + other.bytes_downloaded,
+            bytes_stored=self.bytes_stored + other.bytes_stored,
+            start_time=min(self.start_time, other.start_time),
+            end_time=max(self.end_time, other.end_time),
+            messages=_merge(self.messages, other.messages),
+            codes=_merge(self.codes, other.codes),
+        )
+
+
+OTHER_MESSAGES = "(other messages)"
+
+
+def _merge(a: Mapping[str, int], b: Mapping[str, int], limit: int = 1000) -> dict[str, int]:
+    """Sum two counters; beyond `limit` names, new ones are counted together so that memory is bounded."""
+    out = dict(a)
+    for name, count in b.items():
+        slot = name if name in out or len(out) < limit else OTHER_MESSAGES
+        out[slot] = out.get(slot, 0) + count
+    return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Proof that a shard is complete; stored as NNNNN_stats.json, written last."""
+
+    shard_id: int
+    stats: Stats
+    attempt: str
+    fingerprint: str
+    files: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFailure:
+    """A shard that could not be finished in this attempt. `error` is one line, `trace` the whole story."""
+
+    shard_id: int
+    error: str
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Rows finished since the last report of a worker; for the eyes only, receipts are the truth."""
+
+    stats: Stats
+
+
+Event = Receipt | ShardFailure | Progress
+"""What an engine gives back while it runs."""

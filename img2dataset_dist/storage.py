@@ -1,0 +1,172 @@
+"""The few file-system calls that we allow ourselves, on any fsspec path.
+
+Everything else in the package goes through these, so that what a store must be able to do is this list, and tests
+can stop the world at each call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+from dataclasses import dataclass
+from typing import IO, Any
+
+import fsspec
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder on some file system. Names given to its methods are relative to it, with forward slashes.
+
+    Picklable: fsspec file systems are, and a worker makes its own connections.
+    """
+
+    fs: Any
+    path: str
+
+    @classmethod
+    def at(cls, url: str) -> Folder:
+        """The folder that `url` (fsspec URL or local path) names; it need not exist."""
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False) if "://" in url else fsspec.core.url_to_fs(url)
+        return cls(fs, path.rstrip("/") or path)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a disk of this machine, with atomic rename and hard links."""
+        return is_local(self.fs)
+
+    def full(self, name: str) -> str:
+        """`name` as a path for `fs`."""
+        return posixpath.join(self.path, name) if name else self.path
+
+    def sub(self, name: str) -> Folder:
+        """A folder below this one."""
+        return Folder(self.fs, self.full(name))
+
+    def open_new(self, name: str) -> IO[bytes]:
+        """A binary file to write, with its parent folders made. On object stores it appears when closed."""
+        path = self.full(name)
+        if self.is_local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        return self.fs.open(path, "wb")  # type: ignore[no-any-return]
+
+    def read(self, name: str) -> bytes | None:
+        """The whole content, None when there is no such file."""
+        try:
+            return self.fs.cat_file(self.full(name))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+
+    def write_whole(self, name: str, content: bytes) -> None:
+        """Replace a small file so that a reader sees the old content or the new, never a part."""
+        path = self.full(name)
+        if not self.is_local:
+            self.fs.pipe_file(path, content)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+        _write_synced(temporary, content)
+        os.replace(temporary, path)
+
+    def create_whole(self, name: str, content: bytes) -> bool:
+        """Write a small file unless it exists; says whether this call made it. Atomic on disks.
+
+        Object stores get a conditional put where their fsspec driver has one, else a check before the put.
+        """
+        path = self.full(name)
+        if not self.is_local:
+            if self.exists(name):
+                return False
+            try:
+                self.fs.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            except (TypeError, NotImplementedError, ValueError):
+                self.fs.pipe_file(path, content)
+            return True
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+        _write_synced(temporary, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        return True
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of that name exists."""
+        return bool(self.fs.exists(self.full(name)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes in a file, None when there is no such file."""
+        try:
+            return int(self.fs.size(self.full(name)))
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """What the folder holds, sorted; [] when it does not exist."""
+        try:
+            found = self.fs.ls(self.path, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted({posixpath.basename(p.rstrip("/")) for p in found} - {""})
+
+    def files_below(self) -> list[str]:
+        """All files in it, at any depth, relative; [] when it does not exist."""
+        try:
+            found = self.fs.find(self.path)
+        except FileNotFoundError:
+            return []
+        prefix = self.fs._strip_protocol(self.path).rstrip("/") + "/"  # noqa: SLF001
+        return sorted(p.removeprefix(prefix) for p in found)
+
+    def move_file(self, source: str, target: str) -> None:
+        """Move a file inside the folder, replacing what is there. Atomic on disks; elsewhere copy, then delete.
+
+        Raises:
+            FileNotFoundError: there is no `source`.
+        """
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.full(target)), exist_ok=True)
+            os.replace(self.full(source), self.full(target))
+            return
+        self.fs.cp_file(self.full(source), self.full(target))
+        self.fs.rm_file(self.full(source))
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all it holds; it may be gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.full(name), recursive=True)
+
+    def make(self) -> None:
+        """Make the folder and its parents where the store has such a thing."""
+        self.fs.makedirs(self.path, exist_ok=True)
+
+
+def is_local(fs: Any) -> bool:
+    """Whether `fs` is the local disk."""
+    protocol = fs.protocol if isinstance(fs.protocol, (list, tuple)) else (fs.protocol,)
+    return "file" in protocol
+
+
+def absolute(url: str) -> str:
+    """A local path made absolute; other URLs as they are."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return os.path.abspath(path) if is_local(fs) else url
+
+
+def open_input(path: str) -> IO[bytes]:
+    """Open an input file for reading, seekable where the store is."""
+    fs, name = fsspec.core.url_to_fs(path)
+    return fs.open(name, "rb")  # type: ignore[no-any-return]
+
+
+def _write_synced(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,69 @@
+"""Packaging. Tool settings (ruff, mypy, pytest) are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+ABOUT = (HERE / "img2dataset_dist" / "about.py").read_text()
+VERSION = re.search(r'^VERSION = "([^"]+)"', ABOUT, re.MULTILINE).group(1)
+PROJECT_URL = re.search(r'^PROJECT_URL = "([^"]+)"', ABOUT, re.MULTILINE).group(1)
+
+WANDB = ["wandb>=0.16"]
+TESTS = [
+    "hypothesis>=6.100",
+    "mypy>=1.10",
+    "pandas>=2.0",
+    "pytest>=8.0",
+    "pytest-socket>=0.7",
+    "pytest-timeout>=2.3",
+    "ruff>=0.6",
+    "scikit-image>=0.22",
+    "tfrecord>=1.14",
+    "types-PyYAML",
+    "webdataset>=0.2.86",
+]
+
+setup(
+    name="img2dataset_dist",
+    version=VERSION,
+    description="Turn lists of billions of media URLs into ML-ready datasets, on one laptop or a thousand cores",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    url=PROJECT_URL,
+    packages=find_packages(include=["img2dataset_dist", "img2dataset_dist.*"]),
+    package_data={"img2dataset_dist": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "exifread>=3.0",
+        "fire>=0.6",
+        "fsspec>=2024.2",
+        "google-crc32c>=1.5",
+        "ijson>=3.2",
+        "numpy>=1.24",
+        "opencv-python-headless>=4.8",
+        "pillow>=10.1",
+        "pyarrow>=14",
+        "pycurl>=7.45.3",
+        "pydantic>=2.6",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "simplejpeg>=1.7",
+    ],
+    extras_require={"wandb": WANDB, "tests": TESTS + WANDB},
+    entry_points={"console_scripts": ["img2dataset-dist = img2dataset_dist.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,52 @@
+"""Transforms: what happens to a sample between the network and the writer.
+
+A transform is a class in one file here and one line in `registry.py`: built once per worker from the job's config,
+called from several threads at once. It returns a changed copy (`dataclasses.replace`), or raises a `RowError` that
+becomes the row's failure. It only sees samples that came over the network whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from img2dataset_dist import registry
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.errors import RowError
+from img2dataset_dist.model import Failure, Fetched, Sample
+
+Transform = Callable[[Sample], Sample]
+
+
+def names_for(config: JobConfig) -> list[str]:
+    """Which transforms the options ask for, in order."""
+    image = config.image
+    return [
+        *(["verify_hash"] if config.input.verify_hash else []),
+        "keep" if image.disable_all_reencoding else "image",
+        *(["exif"] if image.extract_exif else []),
+        *(["hash"] if image.compute_hash else []),
+    ]
+
+
+def build(config: JobConfig) -> list[Transform]:
+    """The job's transforms, ready to be called."""
+    return [registry.lookup("transform", name)(config) for name in names_for(config)]
+
+
+def apply(transforms: list[Transform], fetched: Fetched) -> Sample:
+    """One fetched row to one sample; every exception becomes data, none gets out."""
+    sample = Sample(item=fetched.item, facts=fetched.facts, failure=fetched.failure)
+    if fetched.body is None:
+        return sample
+    failure: Failure
+    try:
+        done = replace(sample, body=fetched.body)
+        for transform in transforms:
+            done = transform(done)
+        return replace(done, body=b"")
+    except RowError as error:
+        failure = Failure.of(error)
+    except Exception as error:  # noqa: BLE001 (a bug must cost one row, and be seen in it)
+        failure = Failure.of(RowError(f"{type(error).__name__}: {error}"[:500]))
+    return replace(sample, failure=failure)

@@ -1,0 +1,104 @@
+"""The columns of a dataset: names, order and types, decided once for the whole job.
+
+Order as the peer has it: additional columns, boxes, caption, [hash to verify], url; key, status, error_message, sizes,
+[exif], [hash]; then ours (`config.EXTRA_COLUMNS`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.model import Sample
+
+_EXTRA_TYPES = {
+    "error_code": pa.string(),
+    "http_status": pa.int32(),
+    "final_url": pa.string(),
+    "content_type": pa.string(),
+    "fetch_ms": pa.int32(),
+    "attempts": pa.int32(),
+    "bytes": pa.int64(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a row of the dataset looks like.
+
+    Attributes:
+        input_schema: the columns that come from the list, by output name, `url` last.
+        exif: whether there is an `exif` column.
+        hash_name: name of the hash column, None for none. It may stand in `input_schema` (verify_hash).
+        encode_format: extension of the media, and name of the binary column in parquet output.
+        caption: whether samples get a KEY.txt.
+    """
+
+    input_schema: pa.Schema
+    exif: bool
+    hash_name: str | None
+    encode_format: str
+    caption: bool
+
+    @classmethod
+    def of(cls, config: JobConfig, input_schema: pa.Schema) -> Layout:
+        """The layout that the options ask for."""
+        return cls(
+            input_schema=input_schema,
+            exif=config.image.extract_exif,
+            hash_name=config.image.compute_hash,
+            encode_format=config.image.encode_format,
+            caption=config.input.caption_col is not None,
+        )
+
+    def schema(self, *, media: bool = False) -> pa.Schema:
+        """Arrow schema of the metadata; `media` adds the binary column, where the peer has it, before ours."""
+        fields = list(self.input_schema)
+        fields += [pa.field(name, pa.string()) for name in ("key", "status", "error_message")]
+        fields += [
+            pa.field(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")
+        ]
+        if self.exif:
+            fields.append(pa.field("exif", pa.string()))
+        if self.hash_name is not None and self.hash_name not in self.input_schema.names:
+            fields.append(pa.field(self.hash_name, pa.string()))
+        if media:
+            fields.append(pa.field(self.encode_format, pa.binary()))
+        fields += [pa.field(name, kind) for name, kind in _EXTRA_TYPES.items()]
+        return pa.schema(fields)
+
+    def row(self, sample: Sample) -> dict[str, Any]:
+        """All metadata of one sample by column, in the order of `schema()`."""
+        item, facts, failure = sample.item, sample.facts, sample.failure
+        row = {name: item.columns.get(name) for name in self.input_schema.names}
+        row["url"] = item.url
+        row |= {
+            "key": item.key,
+            "status": sample.status,
+            "error_message": failure.message if failure else None,
+            "width": sample.width,
+            "height": sample.height,
+            "original_width": sample.original_width,
+            "original_height": sample.original_height,
+        }
+        if self.exif:
+            row["exif"] = sample.exif
+        if self.hash_name is not None:
+            row[self.hash_name] = sample.hashes.get(self.hash_name) if failure is None else None
+        return row | {
+            "error_code": failure.code if failure else None,
+            "http_status": facts.http_status,
+            "final_url": facts.final_url,
+            "content_type": facts.content_type,
+            "fetch_ms": facts.fetch_ms,
+            "attempts": facts.attempts,
+            "bytes": facts.bytes,
+        }
+
+    def caption_text(self, sample: Sample) -> str:
+        """What goes into KEY.txt: the caption, "" for a null one."""
+        caption = sample.item.columns.get("caption")
+        return "" if caption is None else str(caption)

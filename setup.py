@@ -37,6 +37,7 @@ setup(
     package_data={"img2dataset_dist": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
+        "certifi>=2024.2.2",
         "exifread>=3.0",
         "fire>=0.6",
         "fsspec>=2024.2",

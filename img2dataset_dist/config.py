@@ -173,7 +173,7 @@ class OutputConfig(_Group):
     """Where and how to write. Consumed by `writers/`, `commit.py` and `resume.py`."""
 
     output_folder: str = Field("images", min_length=1, description="Folder of the dataset, on any fsspec path.")
-    output_format: Literal["files", "webdataset", "parquet", "tfrecord", "dummy"] | str = Field(
+    output_format: str = Field(
         "files",
         description="files, webdataset, parquet, tfrecord, dummy (fetches and transforms, stores only statistics), "
         "or your own writer as `package.module:Class`.",

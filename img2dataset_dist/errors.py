@@ -5,6 +5,7 @@
     Img2datasetError
     ├── ConfigError (also ValueError)   a bad option or input: exit code 2, nothing was written
     │   └── ResumeRefused               the folder holds the output of a different list or plan
+    ├── InputError                      an input file turned out unreadable or changed: exit code 1
     ├── ShardsFailed                    shards stayed failed after their retries: exit code 1
     ├── MissingExtra (also ImportError) an optional package is needed; says how to install it
     └── RowError                        one row failed; becomes data (`Failure`), never ends a shard
@@ -36,6 +37,10 @@ class ConfigError(Img2datasetError, ValueError):
 
 class ResumeRefused(ConfigError):
     """The output folder belongs to another plan (other list, other shard size)."""
+
+
+class InputError(Img2datasetError):
+    """An input file cannot be read to its end, or is not what was planned. The message names it."""
 
 
 class MissingExtra(Img2datasetError, ImportError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from img2dataset_dist.errors import RESIZE, RowError
+from img2dataset_dist.errors import RowError
 
 SUCCESS = "success"
 
@@ -30,9 +30,7 @@ class Failure:
     @classmethod
     def of(cls, error: RowError) -> Failure:
         """The failure that `error` stands for; its text is the message, else the code."""
-        return cls(
-            code=error.code, message=str(error) or error.code, status=error.status, transient=error.transient
-        )
+        return cls(code=error.code, message=str(error) or error.code, status=error.status, transient=error.transient)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +68,7 @@ class Item:
     """One row of the list.
 
     Attributes:
+        shard_id: number of its shard.
         index: position in its shard, from 0.
         key: name of the sample in the dataset.
         url: as the list has it, None when missing.
@@ -77,6 +76,7 @@ class Item:
         failure: set when the reader could not make sense of the row.
     """
 
+    shard_id: int
     index: int
     key: str
     url: str | None
@@ -157,21 +157,6 @@ class Stats:
     messages: Mapping[str, int] = field(default_factory=dict)
     codes: Mapping[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, sample: Sample) -> Stats:
-        """The stats of one row."""
-        failure = sample.failure
-        return cls(
-            count=1,
-            successes=int(failure is None),
-            failed_to_download=int(failure is not None and failure.status != RESIZE),
-            failed_to_resize=int(failure is not None and failure.status == RESIZE),
-            bytes_downloaded=sample.facts.bytes or 0,
-            bytes_stored=len(sample.data or b"") if failure is None else 0,
-            messages={failure.message if failure else SUCCESS: 1},
-            codes={failure.code: 1} if failure else {},
-        )
-
     def __add__(self, other: Stats) -> Stats:
         return Stats(
             count=self.count + other.count,
@@ -182,15 +167,15 @@ class Stats:
             bytes_stored=self.bytes_stored + other.bytes_stored,
             start_time=min(self.start_time, other.start_time),
             end_time=max(self.end_time, other.end_time),
-            messages=_merge(self.messages, other.messages),
-            codes=_merge(self.codes, other.codes),
+            messages=merge_counts(self.messages, other.messages),
+            codes=merge_counts(self.codes, other.codes),
         )
 
 
 OTHER_MESSAGES = "(other messages)"
 
 
-def _merge(a: Mapping[str, int], b: Mapping[str, int], limit: int = 1000) -> dict[str, int]:
+def merge_counts(a: Mapping[str, int], b: Mapping[str, int], limit: int = 1000) -> dict[str, int]:
     """Sum two counters; beyond `limit` names, new ones are counted together so that memory is bounded."""
     out = dict(a)
     for name, count in b.items():
@@ -212,16 +197,23 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFailure:
-    """A shard that could not be finished in this attempt. `error` is one line, `trace` the whole story."""
+    """A shard that could not be finished in this attempt.
+
+    Attributes:
+        error: one line for people.
+        trace: the whole story, when there is one.
+        certain: False when a process died with several shards open, so that this one may be innocent.
+    """
 
     shard_id: int
     error: str
     trace: str = ""
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Rows finished since the last report of a worker; for the eyes only, receipts are the truth."""
+    """Rows finished since the last report of a worker: a sign of life, and for the eyes. Receipts are the truth."""
 
     stats: Stats
 

@@ -19,6 +19,7 @@ PLUGINS: dict[str, dict[str, str]] = {
         "txt": f"{_HERE}.readers.text:TextReader",
         "csv": f"{_HERE}.readers.delimited:CsvReader",
         "tsv": f"{_HERE}.readers.delimited:TsvReader",
+        "json": f"{_HERE}.readers.json_array:JsonArrayReader",
         "jsonl": f"{_HERE}.readers.json_lines:JsonLinesReader",
         "parquet": f"{_HERE}.readers.parquet:ParquetReader",
     },
@@ -75,7 +76,8 @@ def lookup(kind: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name in EXTRAS:
             raise MissingExtra(
-                f"{option}={name!r} needs the package {error.name}: pip install 'img2dataset_dist[{EXTRAS[error.name]}]'"
+                f"{option}={name!r} needs the package {error.name}: "
+                f"pip install 'img2dataset_dist[{EXTRAS[error.name]}]'"
             ) from error
         raise ConfigError(f"{option}={name!r}: cannot import {module_name} ({error})") from error
     except AttributeError as error:

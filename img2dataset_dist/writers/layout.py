@@ -56,11 +56,11 @@ class Layout:
 
     def schema(self, *, media: bool = False) -> pa.Schema:
         """Arrow schema of the metadata; `media` adds the binary column, where the peer has it, before ours."""
-        fields = list(self.input_schema)
+        # A failed row may have none of its columns, so what the list declares as required cannot be; nor do the field
+        # ids of a parquet list mean anything here.
+        fields = [field.with_nullable(True).remove_metadata() for field in self.input_schema]
         fields += [pa.field(name, pa.string()) for name in ("key", "status", "error_message")]
-        fields += [
-            pa.field(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")
-        ]
+        fields += [pa.field(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")]
         if self.exif:
             fields.append(pa.field("exif", pa.string()))
         if self.hash_name is not None and self.hash_name not in self.input_schema.names:

@@ -1,0 +1,36 @@
+"""Turn lists of media URLs into ML-ready datasets.
+
+::
+
+    URL list ──plan──▶ Plan ──▶ Shard ──reader──▶ Item ──fetcher──▶ Fetched ──transforms──▶ Sample
+                        │                                                                     │
+                     (driver)          engine: local processes, or this one                writer
+                        ▲                                                                     ▼
+       report ◀── stats ◀──────────────────────── Receipt ◀──────── commit ◀──────── files (staged)
+
+`download` does it all; docs/architecture.md tells the steps one by one.
+"""
+
+from img2dataset_dist.about import VERSION as __version__
+from img2dataset_dist.api import download
+from img2dataset_dist.errors import (
+    ConfigError,
+    Img2datasetError,
+    InputError,
+    MissingExtra,
+    ResumeRefused,
+    ShardsFailed,
+)
+from img2dataset_dist.model import Stats
+
+__all__ = [
+    "ConfigError",
+    "Img2datasetError",
+    "InputError",
+    "MissingExtra",
+    "ResumeRefused",
+    "ShardsFailed",
+    "Stats",
+    "__version__",
+    "download",
+]

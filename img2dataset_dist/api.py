@@ -1,0 +1,79 @@
+"""`download()`: the whole job as one call, with the arguments that users of img2dataset know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.job import run_job
+from img2dataset_dist.model import Stats
+
+
+def download(  # noqa: PLR0917 (positions are the peer's)
+    url_list: str,
+    image_size: int = 256,
+    output_folder: str = "images",
+    processes_count: int | None = None,
+    resize_mode: str = "border",
+    resize_only_if_bigger: bool = False,
+    upscale_interpolation: str = "lanczos",
+    downscale_interpolation: str = "area",
+    encode_quality: int = 95,
+    encode_format: str = "jpg",
+    skip_reencode: bool = False,
+    output_format: str = "files",
+    input_format: str = "txt",
+    url_col: str = "url",
+    caption_col: str | None = None,
+    bbox_col: str | None = None,
+    thread_count: int = 256,
+    number_sample_per_shard: int = 10000,
+    extract_exif: bool = True,
+    save_additional_columns: Sequence[str] | None = None,
+    timeout: float = 10,
+    enable_wandb: bool = False,
+    wandb_project: str = "img2dataset",
+    oom_shard_count: int = 5,
+    compute_hash: str | None = "sha256",
+    verify_hash: Sequence[str] | None = None,
+    distributor: str = "multiprocessing",
+    subjob_size: int = 1000,
+    retries: int = 0,
+    disable_all_reencoding: bool = False,
+    min_image_size: int = 0,
+    max_image_area: float = float("inf"),
+    max_aspect_ratio: float = float("inf"),
+    incremental_mode: str = "incremental",
+    max_shard_retry: int = 1,
+    user_agent_token: str | None = None,
+    disallowed_header_directives: Sequence[str] | None = None,
+    ignore_ssl_certificate: bool = False,
+    *,
+    connect_timeout: float | None = None,
+    infer_types: bool = True,
+    max_body_bytes: int = 64 * 2**20,
+    max_buffered_bytes: int = 256 * 2**20,
+    max_decode_pixels: int = 200_000_000,
+    max_redirects: int = 10,
+    min_bytes_per_second: int = 64,
+    min_speed_window: int = 5,
+    progress: str = "auto",
+    retry_backoff: float = 1.0,
+    retry_max_wait: float = 60,
+    transform_threads: int | None = None,
+) -> Stats:
+    """Fetch the images of a URL list and write them as a dataset.
+
+    The arguments, their meanings and defaults are those of img2dataset, the keyword-only ones are ours;
+    docs/reference.md explains each, and is made from `img2dataset_dist.config`. Call it again with the same arguments
+    to complete what was interrupted.
+
+    Returns:
+        Totals over the shards that this call completed.
+
+    Raises:
+        ConfigError: an option or an input is wrong; nothing was written. It is a ValueError.
+        ShardsFailed: some shards stayed failed after their retries; all others are complete.
+        InputError: the list could not be read to its end; the shards before that point are complete.
+    """
+    return run_job(JobConfig.from_flat(locals()))

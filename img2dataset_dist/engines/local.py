@@ -1,0 +1,167 @@
+"""Worker processes on this machine, one per core by default.
+
+The driver and each worker talk over a socket pair: a worker asks for a shard when it has room, and sends events.
+Workers are started by running the interpreter anew on `engines.worker`, not by the multiprocessing module: nothing of
+the driver's state is inherited, and the user's script is not imported again, so it needs no `__main__` guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, Pipe, wait
+
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.engines.inline import until_error
+from img2dataset_dist.errors import Img2datasetError
+from img2dataset_dist.model import Event, Receipt, Shard, ShardFailure
+from img2dataset_dist.shard import ShardJob
+
+NEXT = "next"
+"""What a worker sends to ask for a shard; the answer is a Shard, or None for no more."""
+
+PATIENCE = 120.0
+"""Seconds without any sign of life, on top of what the fetch options allow, after which a worker counts as hung."""
+
+
+class WorkerStartError(Img2datasetError):
+    """A worker process ended before it asked for its first shard."""
+
+
+class Worker:
+    """The driver's side of one worker process."""
+
+    def __init__(self, job: ShardJob, *, overlap: bool) -> None:
+        ours, theirs = Pipe()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from img2dataset_dist.engines.worker import main; main()"
+        self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+            [sys.executable, "-c", code, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a terminal is the driver's to handle
+        )
+        theirs.close()
+        self.connection: Connection = ours
+        self.open: set[int] = set()
+        self.started = False
+        self.seen = time.monotonic()
+        self.connection.send((job, overlap))
+
+    def stop(self) -> None:
+        """End the process now; what it staged is swept later."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+    def obituary(self) -> str:
+        """Why the process is gone, for people."""
+        try:
+            code = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"worker process {self.process.pid} was killed by {name}{hint}"
+        return f"worker process {self.process.pid} ended with exit code {code}"
+
+
+class LocalEngine:
+    """See `Engine`."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._processes = config.processes()
+        fetch = config.fetch
+        self._patience = PATIENCE + (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
+        self._workers: list[Worker] = []
+
+    def run(self, job: ShardJob, shards: Iterable[Shard], *, overlap: bool) -> Iterator[Event]:
+        """See `Engine.run`."""
+        late: list[Exception] = []
+        feed = Feed(until_error(shards, late))
+        try:
+            while self._workers or not feed.empty:
+                while len(self._workers) < self._processes and feed.wants_more(len(self._workers)):
+                    self._workers.append(Worker(job, overlap=overlap))
+                yield from self._round(feed)
+        finally:
+            self._stop_all()
+        if late:
+            raise late[0]
+
+    def _round(self, feed: Feed) -> Iterator[Event]:
+        """Hear from the workers once."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection), timeout=1.0):
+            assert isinstance(connection, Connection)
+            worker = by_connection[connection]
+            try:
+                message = connection.recv()
+            except (EOFError, OSError):
+                yield from self._bury(worker, worker.obituary())
+                continue
+            worker.seen = time.monotonic()
+            if message == NEXT:
+                self._give(worker, feed)
+            else:
+                if isinstance(message, (Receipt, ShardFailure)):
+                    worker.open.discard(message.shard_id)
+                yield message
+        for worker in list(self._workers):
+            if worker.open and time.monotonic() - worker.seen > self._patience:
+                worker.process.kill()
+                worker.process.wait()
+                yield from self._bury(worker, f"worker process {worker.process.pid} hung and was ended")
+
+    def _give(self, worker: Worker, feed: Feed) -> None:
+        worker.started = True
+        shard = feed.next()
+        if shard is not None:
+            worker.open.add(shard.id)
+        with contextlib.suppress(OSError):  # it is dead: the next recv() says so, and reports its open shards
+            worker.connection.send(shard)
+
+    def _bury(self, worker: Worker, reason: str) -> Iterator[ShardFailure]:
+        self._workers.remove(worker)
+        worker.connection.close()
+        if not worker.started:
+            raise WorkerStartError(f"{reason} before it began to work; its own message stands above")
+        for shard_id in sorted(worker.open):
+            yield ShardFailure(shard_id=shard_id, error=reason, certain=len(worker.open) == 1)
+
+    def _stop_all(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+
+class Feed:
+    """Shards with one of look-ahead, so that no worker is started for nothing."""
+
+    def __init__(self, shards: Iterator[Shard]) -> None:
+        self._shards = shards
+        self._ahead: list[Shard] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no shard left."""
+        return not self.wants_more(0)
+
+    def wants_more(self, workers: int) -> bool:
+        """Whether there is a shard for one more worker than the `workers` that are at it."""
+        while len(self._ahead) <= min(workers, os.cpu_count() or 1):
+            shard = next(self._shards, None)
+            if shard is None:
+                break
+            self._ahead.append(shard)
+        return len(self._ahead) > 0
+
+    def next(self) -> Shard | None:
+        """The next shard."""
+        return self._ahead.pop(0) if self._ahead else next(self._shards, None)

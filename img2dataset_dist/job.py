@@ -1,0 +1,161 @@
+"""The spine: plan -> engine -> receipts -> totals."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from img2dataset_dist import registry, storage
+from img2dataset_dist.commit import SPOOL
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.engines import Engine
+from img2dataset_dist.errors import ConfigError, ResumeRefused, ShardsFailed
+from img2dataset_dist.model import Receipt, Shard, ShardFailure, Stats
+from img2dataset_dist.plan import Plan, make_plan
+from img2dataset_dist.reports import JobStart, Report
+from img2dataset_dist.resume import Standing, enter, leave
+from img2dataset_dist.shard import ShardJob
+from img2dataset_dist.storage import Folder
+
+
+def run_job(config: JobConfig) -> Stats:
+    """Do a whole job.
+
+    Returns:
+        Totals over the shards that this run completed.
+
+    Raises:
+        ConfigError: an option or an input is wrong; nothing was written.
+        ShardsFailed: some shards stayed failed; all others are complete.
+        InputError: the list could not be read to its end; shards before that point are complete.
+        KeyboardInterrupt: stopped; the same call goes on where this one ended.
+    """
+    engine: Engine = registry.lookup("engine", config.engine.distributor)(config)
+    registry.lookup("writer", config.output.output_format)
+    reports = [registry.lookup("report", name) for name in _report_names(config)]
+    plan = make_plan(config.input)
+    if plan.is_empty():
+        raise ConfigError(f"url_list: {config.input.url_list} holds no rows")
+    output = _output_folder(config)
+    standing = enter(output, plan, config)
+    plan = replace(plan, first_shard=standing.first_shard)
+    run = _Run(config=config, plan=plan, output=output, standing=standing, engine=engine)
+    run.reports = [report(config) for report in reports]
+    return run.go()
+
+
+def _report_names(config: JobConfig) -> list[str]:
+    return ["console", *(["wandb"] if config.report.enable_wandb else [])]
+
+
+def _output_folder(config: JobConfig) -> Folder:
+    try:
+        output = Folder.at(storage.absolute(config.output.output_folder))
+        output.make()
+    except (OSError, ImportError, ValueError) as error:
+        raise ConfigError(f"output_folder: cannot write to {config.output.output_folder}: {error}") from error
+    return output
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """State of one job while it runs."""
+
+    config: JobConfig
+    plan: Plan
+    output: Folder
+    standing: Standing
+    engine: Engine
+    reports: list[Report] = field(default_factory=list)
+    stats: Stats = field(default_factory=Stats)
+    shards: dict[int, Shard] = field(default_factory=dict)
+    failed: dict[int, ShardFailure] = field(default_factory=dict)
+    tries: dict[int, int] = field(default_factory=dict)
+    known_done: int = 0
+
+    def go(self) -> Stats:
+        """Run all shards, then those that failed again, and tidy up whatever happened."""
+        job = ShardJob(
+            config=self.config,
+            input_schema=self.plan.schema,
+            fingerprint=self.plan.fingerprint,
+            output_url=self.output.url(""),
+        )
+        complete = False
+        start = JobStart(output=self.output.url(""), done=len(self.standing.done), notes=self.standing.notes)
+        try:
+            for report in self.reports:
+                report.start(start)
+            self._count_in_background()
+            self._round(job, self._missing(), overlap=True)
+            while again := self._to_retry():
+                self._round(job, again, overlap=False)
+            complete = not self.failed
+        finally:
+            with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
+                leave(self.output, self.plan, self.standing.first_shard, complete=complete)
+            for report in self.reports:
+                report.finish(self.stats, {i: failure.error for i, failure in self.failed.items()})
+        if self.failed:
+            raise ShardsFailed({i: failure.error for i, failure in self.failed.items()}, self.stats)
+        return self.stats
+
+    def _missing(self) -> Iterator[Shard]:
+        """The shards without a receipt, found while they are asked for."""
+        for shard in self.plan.shards(self.output.sub(SPOOL), self.standing.done):
+            if shard.id not in self.standing.done:
+                self.shards[shard.id] = shard
+                yield shard
+                continue
+            self.known_done += 1
+            foreign = self.standing.foreign_rows.get(shard.id, shard.rows)
+            if foreign != shard.rows:
+                raise ResumeRefused(
+                    f"shard {shard.id} in the output folder has {foreign} rows, but this list would give it "
+                    f"{shard.rows}: it is another list or shard size. Choose another --output_folder or use "
+                    "--incremental_mode=overwrite or extend"
+                )
+
+    def _round(self, job: ShardJob, shards: Iterator[Shard], *, overlap: bool) -> None:
+        events = self.engine.run(job, shards, overlap=overlap)
+        with contextlib.closing(events):  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Receipt):
+                    self._finished(event)
+                elif isinstance(event, ShardFailure):
+                    self.failed[event.shard_id] = event
+                    self.tries[event.shard_id] = self.tries.get(event.shard_id, 0) + event.certain
+                for report in self.reports:
+                    report.event(event)
+
+    def _finished(self, receipt: Receipt) -> None:
+        self.stats += receipt.stats
+        self.failed.pop(receipt.shard_id, None)
+        shard = self.shards.pop(receipt.shard_id, None)
+        if shard is not None and shard.temporary:
+            spool = self.output.sub(SPOOL)
+            spool.remove(spool.name_of(shard.source.path))
+
+    def _to_retry(self) -> Iterator[Shard] | None:
+        """Failed shards that may be tried again; an exception or a crash of its own counts as a try."""
+        again = [i for i in sorted(self.failed) if self.tries[i] <= self.config.engine.max_shard_retry]
+        return iter([self.shards[i] for i in again]) if again else None
+
+    def _count_in_background(self) -> None:
+        """Tell the reports how many rows there are, for the ETA. Only where reading the list twice costs little."""
+        first = self.plan.sources[0]
+        if "://" in first.path and first.format != "parquet":
+            return
+
+        def count() -> None:
+            with contextlib.suppress(Exception):  # the job itself meets the same error and tells it
+                rows = 0
+                for shard in self.plan.shards():
+                    rows += 0 if shard.id in self.standing.done else shard.rows
+                for report in self.reports:
+                    report.total(rows)
+
+        threading.Thread(target=count, name="count", daemon=True).start()

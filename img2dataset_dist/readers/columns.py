@@ -1,0 +1,166 @@
+"""Which columns of the list are wanted, under which name and type they go on, and rows to `Item`s."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from img2dataset_dist.config import InputConfig, nearest
+from img2dataset_dist.errors import BadRow, ConfigError
+from img2dataset_dist.model import Failure, Item, Shard
+
+
+def wanted(config: InputConfig) -> dict[str, str]:
+    """Output name to input name, in the order of the dataset's columns: `url` last."""
+    names = {name: name for name in config.save_additional_columns or ()}
+    if config.bbox_col is not None:
+        names[config.bbox_col] = config.bbox_col
+    if config.caption_col is not None:
+        names["caption"] = config.caption_col
+    if config.verify_hash is not None:
+        names[config.verify_hash[1]] = config.verify_hash[0]
+    names["url"] = config.url_col
+    return names
+
+
+def forced_types(config: InputConfig) -> dict[str, pa.DataType]:
+    """Columns whose type we decide, whatever the list holds."""
+    types: dict[str, pa.DataType] = {"url": pa.string()}
+    if config.caption_col is not None:
+        types["caption"] = pa.string()
+    if config.verify_hash is not None:
+        types[config.verify_hash[1]] = pa.string()
+    return types
+
+
+def check_columns(config: InputConfig, present: Sequence[str], path: str) -> None:
+    """Every wanted column must be there exactly once.
+
+    Raises:
+        ConfigError: naming the option, the column, the file and the nearest column that exists.
+    """
+    options = {"url": "url_col", "caption": "caption_col", config.bbox_col: "bbox_col"}
+    if config.verify_hash is not None:
+        options[config.verify_hash[1]] = "verify_hash"
+    times = Counter(present)
+    for output, name in wanted(config).items():
+        option = options.get(output, "save_additional_columns")
+        if times[name] == 0:
+            listed = ", ".join(list(dict.fromkeys(present))[:20]) or "none"
+            raise ConfigError(
+                f"{option}: no column '{name}' in {path}{nearest(name, list(present))} (its columns: {listed})"
+            )
+        if times[name] > 1:
+            raise ConfigError(f"{option}: {path} has {times[name]} columns named '{name}'; rename all but one")
+
+
+def key_of(config: InputConfig, shard_id: int, index: int) -> str:
+    """Name of a sample: `10^k * shard_id + index`, zero-padded to `oom_shard_count` + k digits.
+
+    k is the number of digits that an index needs: ceil(log10(number_sample_per_shard)).
+    """
+    digits = index_digits(config.number_sample_per_shard)
+    return f"{10**digits * shard_id + index:0{config.oom_shard_count + digits}d}"
+
+
+def index_digits(rows: int) -> int:
+    """ceil(log10(rows)), exactly."""
+    return len(str(rows - 1)) if rows > 1 else 0
+
+
+class ItemMaker:
+    """Rows by input name to `Item`s, with the types of the job's schema."""
+
+    def __init__(self, config: InputConfig, shard: Shard, schema: pa.Schema) -> None:
+        self._config = config
+        self._shard_id = shard.id
+        self._names = wanted(config)
+        self._convert = {name: converter(schema.field(name).type) for name in self._names}
+
+    def make(self, index: int, row: Mapping[str, Any], problem: str | None = None) -> Item:
+        """The item of one row. `problem` says why the row as a whole cannot be trusted."""
+        columns: dict[str, Any] = {}
+        for output, name in self._names.items():
+            try:
+                columns[output] = self._convert[output](row.get(name))
+            except BadRow as error:
+                columns[output] = None
+                problem = problem or f"column '{name}': {error}"
+        url = columns.pop("url")
+        failure = Failure.of(BadRow(problem)) if problem is not None else None
+        return Item(
+            shard_id=self._shard_id,
+            index=index,
+            key=key_of(self._config, self._shard_id, index),
+            url=url,
+            columns=columns,
+            failure=failure,
+        )
+
+
+def converter(kind: pa.DataType) -> Callable[[Any], Any]:
+    """A function that makes a value fit an Arrow type or raises `BadRow`. None stays None."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _to_text
+    return lambda value: _fit(value, kind)
+
+
+def _to_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value if value is None or value.isascii() else clean(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def clean(text: str) -> str:
+    """Text without lone surrogates, which UTF-8 files cannot hold: they become U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _fit(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str) and kind in _FROM_TEXT:
+        return _parse(value, kind)
+    try:
+        return pa.scalar(value, type=kind).as_py()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError, OverflowError):
+        raise BadRow(f"a value is no {kind}") from None
+
+
+_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
+_FROM_TEXT: dict[pa.DataType, Callable[[str], Any]] = {
+    pa.int64(): int,
+    pa.float64(): float,
+    pa.bool_(): _BOOLEANS.__getitem__,
+}
+
+
+def _parse(value: str, kind: pa.DataType) -> Any:
+    """Text of a csv field as the type that was decided for its column."""
+    try:
+        return _FROM_TEXT[kind](value)
+    except (ValueError, KeyError):
+        raise BadRow(f"a value is no {kind}") from None
+
+
+def infer_type(values: Iterable[Any]) -> pa.DataType:
+    """The Arrow type that holds all these JSON values; text when they have nothing in common."""
+    present = [value for value in values if value is not None]
+    try:
+        kind = pa.array(present).type if present else pa.string()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return pa.string()
+    return pa.string() if pa.types.is_null(kind) or _holds_null(kind) else kind
+
+
+def _holds_null(kind: pa.DataType) -> bool:
+    """Whether an inner type is still unknown (a list that was always empty)."""
+    return "null" in str(kind)

@@ -1,0 +1,54 @@
+"""jsonl: a JSON object per line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from img2dataset_dist.model import Source
+from img2dataset_dist.readers.columns import check_columns, forced_types, infer_type, wanted
+from img2dataset_dist.readers.lines import MAX_LINE, LineReader, Lines, text
+
+
+class JsonLinesReader(LineReader):
+    """One object per line; blank lines are no rows, missing keys are nulls, of a repeated key the last counts."""
+
+    format = "jsonl"
+
+    def records(self, lines: Lines) -> Iterator[bytes]:
+        """Every line that is not blank."""
+        for line in lines:
+            lines.forget()
+            if not line.isspace():
+                yield line
+
+    def parse(self, record: bytes, columns: tuple[str, ...] | None) -> tuple[dict[str, Any], str | None]:  # noqa: ARG002
+        """The object, or what is wrong with the line."""
+        if len(record) >= MAX_LINE:
+            return {}, "line too long"
+        try:
+            row = json.loads(text(record))
+        except (ValueError, RecursionError):
+            return {}, "line is not valid JSON"
+        return (row, None) if isinstance(row, dict) else ({}, "line is not a JSON object")
+
+    def schema(self, source: Source, head: list[bytes]) -> pa.Schema:
+        """Types guessed from the first rows, but for those that we decide."""
+        rows = [self.parse(record, None)[0] for record in head]
+        return schema_of_rows(self, source, rows)
+
+
+def schema_of_rows(reader: LineReader, source: Source, rows: list[dict[str, Any]]) -> pa.Schema:
+    """The schema for JSON rows: forced types, else what the rows have in common."""
+    if rows:
+        check_columns(reader.config, list(dict.fromkeys(name for row in rows for name in row)), source.path)
+    forced = forced_types(reader.config)
+    return pa.schema(
+        [
+            pa.field(output, forced.get(output) or infer_type(row.get(name) for row in rows))
+            for output, name in wanted(reader.config).items()
+        ]
+    )

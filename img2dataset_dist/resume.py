@@ -1,0 +1,258 @@
+"""What an output folder holds already, and whether this job may go on in it.
+
+`_img2dataset/job.json` lists the plans whose shards are in the folder: a first one, and one for every `extend`. A job
+goes on only where its plan's fingerprint is known; then the shards that have a receipt are done, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from img2dataset_dist.commit import CLAIMS, SHARD_SUFFIXES, SPOOL, STAGING, WORK, CommitLost, read_receipt, roll_forward
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.errors import ConfigError, ResumeRefused
+from img2dataset_dist.plan import Plan
+from img2dataset_dist.storage import Folder
+
+JOB_FILE = f"{WORK}/job.json"
+_QUIET = frozenset(
+    {
+        "url_list", "output_folder", "incremental_mode", "distributor", "processes_count", "transform_threads",
+        "subjob_size", "max_shard_retry", "enable_wandb", "wandb_project", "progress", "thread_count", "timeout",
+        "connect_timeout", "retries", "retry_backoff", "retry_max_wait", "max_buffered_bytes",
+    }
+)  # fmt: skip
+"""Options that may change between runs without making the shards differ in kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job stands when it starts.
+
+    Attributes:
+        first_shard: id of the job's first shard.
+        done: ids of all shards in the folder that are complete.
+        foreign_rows: shard id to row count, where receipts come from another tool and must be checked by their count.
+        notes: what the user should know.
+    """
+
+    first_shard: int
+    done: frozenset[int]
+    foreign_rows: Mapping[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def enter(output: Folder, plan: Plan, config: JobConfig) -> Standing:
+    """Make the folder ready for this job and say what is done in it.
+
+    Raises:
+        ResumeRefused: the folder holds another list's dataset. Nothing was written.
+        ConfigError: an input file would be overwritten.
+    """
+    mode = config.output.incremental_mode
+    digits = config.input.oom_shard_count
+    _spare_the_input(output, plan, digits)
+    if mode == "overwrite":
+        _remove_dataset(output, digits)
+    jobs = _read_jobs(output)
+    notes: list[str] = []
+    if mode == "extend":
+        _recover(output)
+        done = _done(output, digits)
+        first = _extend(jobs, plan, done)
+        foreign: dict[int, int] = {}
+    else:
+        foreign = {} if jobs else _foreign_receipts(output, digits)
+        first = _match(jobs, plan)
+        _recover(output)
+        done = _done(output, digits) - ({i for i, rows in foreign.items() if rows < 0})
+        if foreign:
+            notes.append(
+                f"{len(foreign)} shard(s) were made by another tool; they are kept where their row count fits this list"
+            )
+    notes += _changed_options(jobs, plan, config)
+    if not any(job["fingerprint"] == plan.fingerprint and job["first_shard"] == first for job in jobs):
+        jobs.append(
+            {
+                "fingerprint": plan.fingerprint,
+                "first_shard": first,
+                "complete": False,
+                "identity": plan.identity,
+                "options": _recorded(config),
+            }
+        )
+        output.make()
+        output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
+    return Standing(
+        first_shard=first,
+        done=frozenset(done),
+        foreign_rows={i: rows for i, rows in foreign.items() if rows >= 0},
+        notes=tuple(notes),
+    )
+
+
+def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> None:
+    """Tidy up after a job: sweep what belongs to finished shards, and note whether all of them are."""
+    if complete:
+        jobs = _read_jobs(output)
+        for job in jobs:
+            if job["fingerprint"] == plan.fingerprint and job["first_shard"] == first_shard:
+                job["complete"] = True
+        output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
+    sweep(output)
+    for folder in (STAGING, CLAIMS, SPOOL):
+        if output.exists(folder) and not output.sub(folder).files_below():
+            output.remove(folder)
+
+
+def sweep(output: Folder) -> None:
+    """Remove staging folders that nobody will commit: of finished shards, and of dead processes of this machine."""
+    for name in output.sub(STAGING).names():
+        shard_name, _, rest = name.partition(".")
+        host, _, tail = rest.rpartition(".")[0].rpartition(".")
+        dead = host == socket.gethostname() and tail.isdigit() and not _alive(int(tail))
+        if dead or read_receipt(output, shard_name) is not None:
+            output.remove(f"{STAGING}/{name}")
+
+
+def _recover(output: Folder) -> None:
+    """Finish commits that were cut off, then sweep."""
+    for name in output.sub(CLAIMS).names():
+        if re.fullmatch(r"\d+\.json", name):
+            try:
+                roll_forward(output, name.removesuffix(".json"))
+            except CommitLost:
+                continue  # its claim is gone now: the shard is simply not done
+    sweep(output)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _receipt_pattern(digits: int) -> re.Pattern[str]:
+    return re.compile(rf"(\d{{{digits},}})_stats\.json")
+
+
+def _done(output: Folder, digits: int) -> set[int]:
+    pattern = _receipt_pattern(digits)
+    return {int(match[1]) for name in output.names() if (match := pattern.fullmatch(name))}
+
+
+def _foreign_receipts(output: Folder, digits: int) -> dict[int, int]:
+    """Shard id to row count of receipts that no job of ours explains; -1 for a torn one."""
+    pattern = _receipt_pattern(digits)
+    names = [match[1] for name in output.names() if (match := pattern.fullmatch(name))]
+    with ThreadPoolExecutor(32) as pool:
+        receipts = list(pool.map(lambda name: read_receipt(output, name), names))
+    return {int(name): receipt.stats.count if receipt else -1 for name, receipt in zip(names, receipts, strict=True)}
+
+
+def _read_jobs(output: Folder) -> list[dict[str, Any]]:
+    content = output.read(JOB_FILE)
+    if content is None:
+        return []
+    try:
+        jobs: list[dict[str, Any]] = json.loads(content)["jobs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResumeRefused(
+            f"{output.full(JOB_FILE)} cannot be read ({error}); remove it to go on with the shards that are there"
+        ) from error
+    return jobs
+
+
+def _match(jobs: list[dict[str, Any]], plan: Plan) -> int:
+    """First shard of the job in this folder that has our plan."""
+    for job in jobs:
+        if job["fingerprint"] == plan.fingerprint:
+            if job.get("closed"):
+                raise ResumeRefused(
+                    "this list was left unfinished and the dataset was extended since; its missing shards can no "
+                    "longer be told apart. Use --incremental_mode=extend to add the list again behind the others, or "
+                    "--incremental_mode=overwrite to start again"
+                )
+            return int(job["first_shard"])
+    if not jobs:
+        return plan.first_shard
+    raise ResumeRefused(
+        f"the output folder holds another dataset: {_difference(jobs[-1]['identity'], plan.identity)}. "
+        "Run with the same list and shard size to complete it, choose another --output_folder, or use "
+        "--incremental_mode=overwrite to start again or --incremental_mode=extend to add this list behind it"
+    )
+
+
+def _extend(jobs: list[dict[str, Any]], plan: Plan, done: set[int]) -> int:
+    """First shard of an extension: behind everything, or where the same extension was interrupted."""
+    if jobs and jobs[-1]["fingerprint"] == plan.fingerprint and not jobs[-1]["complete"]:
+        return int(jobs[-1]["first_shard"])
+    for job in jobs:
+        job["closed"] = job.get("closed", False) or not job["complete"]
+    return max(done, default=-1) + 1
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What changed, in words."""
+    parts = []
+    for name, value in new.items():
+        before = old.get(name)
+        if before == value:
+            continue
+        if name != "url_list":
+            parts.append(f"{name} was {before!r} and is {value!r}")
+        elif isinstance(before, list) and len(before) != len(value):
+            parts.append(f"url_list had {len(before)} file(s) and has {len(value)}")
+        else:
+            changed = [i for i, (a, b) in enumerate(zip(before or [], value, strict=False)) if a != b]
+            sizes = [(before[i]["size"], value[i]["size"]) for i in changed] if before else []
+            parts.append(f"url_list has other content (file {changed[0] + 1}: {sizes[0][0]} -> {sizes[0][1]} bytes)")
+    return ", ".join(parts) or "it was made by another version"
+
+
+def _recorded(config: JobConfig) -> dict[str, Any]:
+    return {name: repr(value) for name, value in config.flat().items() if name not in _QUIET}
+
+
+def _changed_options(jobs: list[dict[str, Any]], plan: Plan, config: JobConfig) -> list[str]:
+    ours = next((job for job in jobs if job["fingerprint"] == plan.fingerprint), None)
+    if ours is None or config.output.incremental_mode == "extend":
+        return []
+    now = _recorded(config)
+    changed = [
+        f"{name} (was {ours['options'][name]}, is {value})"
+        for name, value in now.items()
+        if name in ours["options"] and ours["options"][name] != value
+    ]
+    return [f"shards done earlier were made with other options: {', '.join(changed)}"] if changed else []
+
+
+def _shard_files(output: Folder, digits: int) -> list[str]:
+    suffixes = "|".join(re.escape(suffix) for suffix in (*SHARD_SUFFIXES, "_stats.json"))
+    pattern = re.compile(rf"\d{{{digits},}}(?:{suffixes})")
+    return [name for name in output.names() if pattern.fullmatch(name)]
+
+
+def _remove_dataset(output: Folder, digits: int) -> None:
+    """Overwrite: remove shards and our working folder, receipts first; whatever else is there stays."""
+    for name in sorted(_shard_files(output, digits), key=lambda name: not name.endswith("_stats.json")):
+        output.remove(name)
+    output.remove(WORK)
+
+
+def _spare_the_input(output: Folder, plan: Plan, digits: int) -> None:
+    ours = {output.url(name) for name in _shard_files(output, digits)}
+    for source in plan.sources:
+        if source.path in ours or os.path.dirname(source.path) in ours:
+            raise ConfigError(f"url_list: {source.path} has the name of a shard in output_folder; move it elsewhere")

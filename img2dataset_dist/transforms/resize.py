@@ -1,0 +1,94 @@
+"""Target sizes, and resizing, cropping and padding of pixels. The five modes have the peer's exact sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from img2dataset_dist.config import ImageConfig
+from img2dataset_dist.errors import TooManyPixels
+
+Pixels = NDArray[np.uint8]
+"""(height, width) grey or (height, width, 3) blue-green-red, upright, 0..255."""
+
+INTERPOLATIONS: dict[str, int] = {
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "bilinear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+    "lanczos": cv2.INTER_LANCZOS4,
+    "lanczos4": cv2.INTER_LANCZOS4,
+}
+_WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do with a picture of a known size, decided before it is decoded.
+
+    Attributes:
+        width, height: to resize to, in pixels.
+        interpolation: OpenCV's flag.
+        shrinks: whether the option for downscaling was the one to use.
+        square: side to crop or pad to afterwards, None for neither.
+    """
+
+    width: int
+    height: int
+    interpolation: int
+    shrinks: bool
+    square: int | None = None
+
+
+def plan(width: int, height: int, image: ImageConfig) -> Plan | None:
+    """How the options resize a picture of `width` x `height` pixels (upright); None when they leave it alone.
+
+    Raises:
+        TooManyPixels: the result would have more than `max_decode_pixels`, say a 3 x 1000 picture scaled by 1000.
+    """
+    mode, size = image.resize_mode, image.image_size
+    if mode == "no":
+        return None
+    side = min(width, height) if mode in ("keep_ratio", "center_crop") else max(width, height)
+    shrinks = side > size
+    if image.resize_only_if_bigger and not shrinks:
+        return None
+    scale = size / side
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    square = size if mode in ("border", "center_crop") else None
+    if max(new_width * new_height, (square or 0) ** 2) > image.max_decode_pixels:
+        raise TooManyPixels("the resized image would have more than max_decode_pixels")
+    name = image.downscale_interpolation if shrinks else image.upscale_interpolation
+    return Plan(width=new_width, height=new_height, interpolation=INTERPOLATIONS[name], shrinks=shrinks, square=square)
+
+
+def resize(pixels: Pixels, to: Plan) -> Pixels:
+    """`pixels` at exactly `to.width` x `to.height`; the very array when that is its size."""
+    if pixels.shape[:2] == (to.height, to.width):
+        return pixels
+    resized: Pixels = cv2.resize(pixels, (to.width, to.height), interpolation=to.interpolation)
+    return resized
+
+
+def square(pixels: Pixels, side: int) -> Pixels:
+    """Crop the middle of what is larger than `side`, add white around what is smaller.
+
+    An odd pixel goes to the right or bottom: of three missing rows one is added on top, of three to crop one is cut
+    off there.
+    """
+    height, width = pixels.shape[:2]
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    pixels = pixels[top : top + side, left : left + side]
+    rows, columns = side - pixels.shape[0], side - pixels.shape[1]
+    if rows or columns:
+        top, left = rows // 2, columns // 2
+        padded: Pixels = cv2.copyMakeBorder(
+            pixels, top, rows - top, left, columns - left, cv2.BORDER_CONSTANT, value=_WHITE
+        )
+        return padded
+    return pixels

@@ -21,6 +21,7 @@ TESTS = [
     "ruff>=0.6",
     "scikit-image>=0.22",
     "tfrecord>=1.14",
+    "trustme>=1.1",
     "types-PyYAML",
     "webdataset>=0.2.86",
 ]

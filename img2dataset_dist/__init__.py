@@ -11,7 +11,7 @@
 `download` does it all; docs/architecture.md tells the steps one by one.
 """
 
-from img2dataset_dist.about import VERSION as __version__
+from img2dataset_dist import about
 from img2dataset_dist.api import download
 from img2dataset_dist.errors import (
     ConfigError,
@@ -22,6 +22,8 @@ from img2dataset_dist.errors import (
     ShardsFailed,
 )
 from img2dataset_dist.model import Stats
+
+__version__ = about.VERSION
 
 __all__ = [
     "ConfigError",

@@ -162,7 +162,7 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
         return None, []
     if name != first and not first.startswith("-"):
         hint = nearest(first, list(COMMANDS))
-        if hint or "." not in first and "/" not in first:
+        if hint or ("." not in first and "/" not in first):
             raise ConfigError(f"unknown command '{first}'{hint} (commands: {', '.join(COMMANDS)})")
     return name, rest
 
@@ -189,7 +189,7 @@ def _split_flags(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """Positional arguments, and flags by name with their text, as Fire splits them."""
     found: tuple[list[str], dict[str, str]] = ([], {})
 
-    @fire.decorators.SetParseFn(str)
+    @fire.decorators.SetParseFn(str)  # type: ignore[untyped-decorator]
     def collect(*args: str, **flags: str) -> None:
         found[0].extend(args)
         found[1].update(flags)

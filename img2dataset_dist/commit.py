@@ -17,10 +17,8 @@ executor, a speculative task, two drivers) never mix their files.
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import re
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -28,7 +26,7 @@ from typing import IO, Any
 from img2dataset_dist.errors import Img2datasetError
 from img2dataset_dist.model import Receipt, Stats
 from img2dataset_dist.stats import receipt_from_json, receipt_to_json
-from img2dataset_dist.storage import Folder
+from img2dataset_dist.storage import Folder, own_name
 
 WORK = "_img2dataset"
 STAGING = f"{WORK}/staging"
@@ -36,6 +34,11 @@ CLAIMS = f"{WORK}/commit"
 SPOOL = f"{WORK}/input"
 SHARD_SUFFIXES = (".tar", ".tfrecord", ".parquet", "")
 """What a shard's own files and folder are called, behind its number."""
+
+
+def output_folder(url: str) -> Folder:
+    """The output folder of a job, with its place for half-written files."""
+    return Folder.at(url, scratch=STAGING)
 
 
 class CommitLost(Img2datasetError):
@@ -67,7 +70,7 @@ class Attempt:
     def __init__(self, output: Folder, shard_id: int, shard_name: str) -> None:
         self.shard_id = shard_id
         self.shard_name = shard_name
-        self.name = f"{shard_name}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
+        self.name = own_name(shard_name)
         self._output = output
         self._staging = output.sub(f"{STAGING}/{self.name}")
         self._opened: list[str] = []

@@ -266,6 +266,12 @@ def _check_across(config: JobConfig) -> None:
             f"verify_hash and compute_hash must be the same, got {verify[1]} and {config.image.compute_hash}; "
             f"try --compute_hash={verify[1]}"
         )
+    carried = {*(config.input.save_additional_columns or ()), config.input.bbox_col}
+    for name in (config.image.encode_format, "txt"):
+        if name in carried:
+            raise ConfigError(
+                f"save_additional_columns may not hold {name}: samples have a part of that name; rename the column"
+            )
     if config.input.input_format.startswith("txt"):
         wanted = {
             "caption_col": config.input.caption_col,

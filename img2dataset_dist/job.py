@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from img2dataset_dist import registry, storage
-from img2dataset_dist.commit import SPOOL
+from img2dataset_dist.commit import SPOOL, output_folder
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import Engine
 from img2dataset_dist.errors import ConfigError, ResumeRefused, ShardsFailed
@@ -53,7 +53,7 @@ def _report_names(config: JobConfig) -> list[str]:
 
 def _output_folder(config: JobConfig) -> Folder:
     try:
-        output = Folder.at(storage.absolute(config.output.output_folder))
+        output = output_folder(storage.absolute(config.output.output_folder))
         output.make()
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f"output_folder: cannot write to {config.output.output_folder}: {error}") from error

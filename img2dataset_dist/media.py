@@ -6,6 +6,7 @@ The URL, its extension and the Content-Type are never trusted: only the first by
 from __future__ import annotations
 
 import codecs
+import logging
 import re
 import struct
 import warnings
@@ -15,7 +16,7 @@ from io import BytesIO
 import simplejpeg
 from PIL import ExifTags, Image
 
-from img2dataset_dist.errors import DecodeError, NotMedia
+from img2dataset_dist.errors import DecodeError, NotMedia, TooManyPixels
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\xd8\xff", "jpeg"),
@@ -109,6 +110,7 @@ def read_header(body: bytes) -> Header:
     Raises:
         NotMedia: the bytes are no image; the message holds what they are.
         DecodeError: an image of an unsupported kind, or with a broken header.
+        TooManyPixels: a frame of a GIF exceeds Pillow's own limit.
     """
     kind = sniff(body)
     if kind in OTHER_IMAGES:
@@ -117,8 +119,10 @@ def read_header(body: bytes) -> Header:
         raise NotMedia(f"not an image: {kind}")
     try:
         width, height, orientation = _HEADERS.get(kind, _pillow_header)(body, kind)
-    except (DecodeError, NotMedia):
+    except DecodeError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixels("more pixels than the decoder allows") from error
     except (Exception, MemoryError) as error:
         raise DecodeError(f"broken {kind} header") from error
     if width < 1 or height < 1:
@@ -141,7 +145,8 @@ def open_pillow(body: bytes, kind: str) -> Image.Image:
 
 
 def quiet_pillow() -> None:
-    """Silence Pillow's warnings: a line per odd image, and with `-W error` a failure."""
+    """Silence Pillow's warnings and log: a line per odd image, and with `-W error` a failure."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

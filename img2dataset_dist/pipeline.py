@@ -20,12 +20,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from img2dataset_dist import registry, transforms
+from img2dataset_dist.commit import output_folder
 from img2dataset_dist.fetchers import Fetcher
 from img2dataset_dist.model import Event, Fetched, Item, Progress, Receipt, Shard, ShardFailure
 from img2dataset_dist.readers import Reader
 from img2dataset_dist.shard import OpenShard, ShardJob
 from img2dataset_dist.stats import Tally
-from img2dataset_dist.storage import Folder
 
 OPEN_SHARDS = 2
 PROGRESS_SECONDS = 0.5
@@ -72,7 +72,7 @@ class Pipeline:
         fetch = job.config.fetch
         self._transforms = transforms.build(job.config)
         self._fetcher: Fetcher = registry.lookup("fetcher", "curl")(fetch)
-        self._output = Folder.at(job.output_url)
+        self._output = output_folder(job.output_url)
         self._backlog = Backlog(rows=4 * fetch.thread_count, size=fetch.max_buffered_bytes)
         self._items: queue.Queue[Item | object] = queue.Queue(2 * fetch.thread_count)
         self._events: queue.Queue[Event | BaseException | object] = queue.Queue()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from img2dataset_dist.commit import CLAIMS, SHARD_SUFFIXES, SPOOL, STAGING, WORK
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import ConfigError, ResumeRefused
 from img2dataset_dist.plan import Plan
-from img2dataset_dist.storage import Folder
+from img2dataset_dist.storage import Folder, owner_is_dead
 
 JOB_FILE = f"{WORK}/job.json"
 _QUIET = frozenset(
@@ -115,10 +114,8 @@ def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> No
 def sweep(output: Folder) -> None:
     """Remove staging folders that nobody will commit: of finished shards, and of dead processes of this machine."""
     for name in output.sub(STAGING).names():
-        shard_name, _, rest = name.partition(".")
-        host, _, tail = rest.rpartition(".")[0].rpartition(".")
-        dead = host == socket.gethostname() and tail.isdigit() and not _alive(int(tail))
-        if dead or read_receipt(output, shard_name) is not None:
+        shard_name = name.partition(".")[0]
+        if owner_is_dead(name) or (shard_name.isdigit() and read_receipt(output, shard_name) is not None):
             output.remove(f"{STAGING}/{name}")
 
 
@@ -131,16 +128,6 @@ def _recover(output: Folder) -> None:
             except CommitLost:
                 continue  # its claim is gone now: the shard is simply not done
     sweep(output)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _receipt_pattern(digits: int) -> re.Pattern[str]:

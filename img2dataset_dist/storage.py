@@ -10,6 +10,8 @@ import contextlib
 import io
 import os
 import posixpath
+import re
+import socket
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -21,16 +23,22 @@ class Folder:
     """A folder on some file system. Names given to its methods are relative to it, with forward slashes.
 
     Picklable: fsspec file systems are, and a worker makes its own connections.
+
+    Attributes:
+        scratch: where half-written small files are put before they are moved into place; named by `own_name`, so that
+            those of a dead process can be told and swept.
     """
 
     fs: Any
     path: str
+    scratch: str
 
     @classmethod
-    def at(cls, url: str) -> Folder:
-        """The folder that `url` (fsspec URL or local path) names; it need not exist."""
+    def at(cls, url: str, scratch: str = "") -> Folder:
+        """The folder that `url` (fsspec URL or local path) names; it need not exist. `scratch` is relative to it."""
         fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False) if "://" in url else fsspec.core.url_to_fs(url)
-        return cls(fs, path.rstrip("/") or path)
+        path = path.rstrip("/") or path
+        return cls(fs, path, posixpath.join(path, scratch) if scratch else path)
 
     @property
     def is_local(self) -> bool:
@@ -51,7 +59,7 @@ class Folder:
 
     def sub(self, name: str) -> Folder:
         """A folder below this one."""
-        return Folder(self.fs, self.full(name))
+        return Folder(self.fs, self.full(name), self.scratch)
 
     def open_new(self, name: str) -> IO[bytes]:
         """A binary file to write, with its parent folders made. On object stores it appears when closed."""
@@ -73,10 +81,7 @@ class Folder:
         if not self.is_local:
             self.fs.pipe_file(path, content)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-        _write_synced(temporary, content)
-        os.replace(temporary, path)
+        os.replace(self._write_beside(path, content), path)
 
     def create_whole(self, name: str, content: bytes) -> bool:
         """Write a small file unless it exists; says whether this call made it. Atomic on disks.
@@ -94,9 +99,7 @@ class Folder:
             except (TypeError, NotImplementedError, ValueError):
                 self.fs.pipe_file(path, content)
             return True
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-        _write_synced(temporary, content)
+        temporary = self._write_beside(path, content)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -104,6 +107,17 @@ class Folder:
         finally:
             os.unlink(temporary)
         return True
+
+    def _write_beside(self, path: str, content: bytes) -> str:
+        """`content`, whole and on disk, under a temporary name on the same disk as `path`."""
+        for folder in (os.path.dirname(path), self.scratch):
+            os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(self.scratch, own_name(re.split(r"[._]", os.path.basename(path))[0]))
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name exists."""
@@ -176,8 +190,20 @@ def open_input(path: str) -> IO[bytes]:
     return io.BufferedReader(fs.open(name, "rb"), 1 << 20)
 
 
-def _write_synced(path: str, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def own_name(stem: str) -> str:
+    """A name that nobody else uses, and that says which process it belongs to."""
+    return f"{stem}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}"
+
+
+def owner_is_dead(name: str) -> bool:
+    """Whether `name` is an `own_name` of a process that ran on this machine and is gone."""
+    host, _, pid = name.partition(".")[2].rpartition(".")[0].rpartition(".")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

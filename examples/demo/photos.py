@@ -87,9 +87,10 @@ def from_debian(source: Source, work: Path) -> Path:
     download = ["apt-get", "download", "-qq", *(["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else [])]
     try:
         _run([*download, source.package], work)
-    except NoPhotographsError:
-        update = ["apt-get", "update", "-qq"]
-        _run(update if os.geteuid() == 0 else ["sudo", "-n", *update], work)
+    except NoPhotographsError as error:
+        if os.geteuid() != 0 and shutil.which("sudo") is None:
+            raise NoPhotographsError(f"{error} (and only root may run apt-get update)") from error
+        _run([*(["sudo", "-n"] if os.geteuid() != 0 else []), "apt-get", "update", "-qq"], work)
         _run([*download, source.package], work)
     packages = list(work.glob("*.deb"))
     if len(packages) != 1:

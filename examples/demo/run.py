@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from photos import NoPhotographsError, obtain
@@ -106,9 +107,14 @@ def download(url_list: Path, dataset: Path) -> None:
     )
 
 
+def read_rows(dataset: Path, columns: list[str]) -> list[dict[str, Any]]:
+    """Metadata of all rows of all shards."""
+    return pq.read_table(sorted(dataset.glob("*.parquet")), columns=columns).to_pylist()
+
+
 def check(dataset: Path, good: int, bad: int) -> None:
     """Every URL must have one row, and exactly the bad ones must have failed."""
-    rows = pq.read_table(dataset, columns=["url", "status", "error_code"]).to_pylist()
+    rows = read_rows(dataset, ["url", "status", "error_code"])
     statuses = Counter("success" if row["status"] == "success" else "failed" for row in rows)
     if statuses != Counter(success=good, failed=bad) or len({row["url"] for row in rows}) != good + bad:
         wrong = [row for row in rows if (row["status"] == "success") != ("utm_source" in row["url"])][:5]
@@ -131,11 +137,11 @@ def show_use(dataset: Path) -> None:
 
 To look at its rows, the failed ones too:
 
-    import pyarrow.parquet as pq
-    table = pq.read_table("{dataset}", columns={COLUMNS})
+    import glob, pyarrow.parquet as pq
+    table = pq.read_table(sorted(glob.glob("{dataset}/*.parquet")), columns={COLUMNS})
     for row in table.slice(0, 3).to_pylist(): print(row)
 """)
-    for row in pq.read_table(dataset, columns=COLUMNS).slice(0, 3).to_pylist():
+    for row in read_rows(dataset, COLUMNS)[:3]:
         print(row)
 
 

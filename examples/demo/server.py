@@ -55,7 +55,8 @@ class Server(ThreadingHTTPServer):
 
 def end_with_parent() -> None:
     """Leave when stdin closes, as it does when the parent is gone."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):
+        pass
     os._exit(0)
 
 

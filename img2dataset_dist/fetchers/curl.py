@@ -33,6 +33,8 @@ AGENT_NAMES = (AGENT, "img2dataset")
 ERROR_BODY = 256 * 2**10
 """Bytes of an error page that are read away to keep its connection; a longer one is cut off."""
 
+_SIZE_DOWNLOAD = getattr(pycurl, "SIZE_DOWNLOAD_T", pycurl.SIZE_DOWNLOAD)
+
 POLL = 0.02
 """Seconds after which a list that had nothing to give is asked again."""
 
@@ -223,7 +225,7 @@ class CurlFetcher:
             content_type=_text(handle, pycurl.CONTENT_TYPE),
             fetch_ms=round(handle.getinfo(pycurl.TOTAL_TIME) * 1000),
             attempts=transfer.attempts,
-            bytes=len(transfer.body) or int(handle.getinfo(pycurl.SIZE_DOWNLOAD)),
+            bytes=len(transfer.body) or int(handle.getinfo(_SIZE_DOWNLOAD)),
         )
 
     def _on_header(self, transfer: Transfer, line: bytes) -> int:

@@ -1,0 +1,1 @@
+"""Tools on datasets that exist: one file and one line in `cli.COMMANDS` each."""

@@ -39,6 +39,7 @@ def _tags(body: bytes) -> str | None:
         return "{}"
     try:
         tags = exifread.process_file(BytesIO(body), details=False)
-        return json.dumps({name: str(value).strip() for name, value in tags.items() if value is not None})
+        # Bytes are thumbnails, which some versions of exifread extract in spite of `details=False`.
+        return json.dumps({name: str(value).strip() for name, value in tags.items() if not isinstance(value, bytes)})
     except Exception:  # noqa: BLE001 (tags are a courtesy: the image must not be lost over them)
         return None

@@ -2,7 +2,7 @@
 
 A writer is one file here and one line in `registry.py`. It opens its files through `opener`, by names relative to the
 output folder (`00000.tar`, `00000/000000001.jpg`); where they are staged and when they are published is no concern of
-its own (see `commit.py`). The contract suite in tests/test_writers.py runs over every writer in the registry.
+its own (see `commit.py`). The contract suite in tests/writers/ runs over every writer in the registry.
 """
 
 from __future__ import annotations

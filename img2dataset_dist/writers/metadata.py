@@ -23,6 +23,10 @@ GROUP_BYTES = 64 * 2**20
 _CELL_BYTES = 64
 """What a value costs besides its text: the Python object and its slot."""
 
+_CHUNK = 64
+_BATCH = 16
+"""For columns of bytes: values in an array, and values that go into a page before its size is looked at."""
+
 
 class MetadataWriter:
     """Writes rows to one parquet file, which it opens when the first row group is complete.
@@ -83,20 +87,39 @@ class MetadataWriter:
 
     def _flush(self) -> None:
         """Write the rows held back as one row group."""
-        rows = sorted(self._rows, key=self._by_key)
-        self._rows.clear()
-        self._bytes = 0
-        columns = list(zip(*rows, strict=True)) or [()] * len(self._schema)
-        arrays = [_array(field, values) for field, values in zip(self._schema, columns, strict=True)]
+        table = self._take_rows()
         if self._writer is None:
             self._file = self._opener(self._name)
-            self._writer = pq.ParquetWriter(self._file, self._schema)
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=max(1, len(rows)))
+            self._writer = pq.ParquetWriter(self._file, self._schema, **_options(self._schema))
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
+
+    def _take_rows(self) -> pa.Table:
+        """The rows held back, sorted; they are let go here, before the encoder needs memory."""
+        self._rows.sort(key=self._by_key)
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(self._schema)
+        self._rows.clear()
+        self._bytes = 0
+        arrays = [_array(field, values) for field, values in zip(self._schema, columns, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    """How to encode: as pyarrow does by default, but for columns of bytes, which may be media.
+
+    A dictionary of pictures only delays their pages, and the default of 1024 values between two looks at the size of a
+    page makes the whole row group one page, of which pyarrow holds several copies: 200 MB more for a group of 64 MiB.
+    """
+    if pa.binary() not in schema.types:
+        return {}
+    return {"use_dictionary": [f.name for f in schema if f.type != pa.binary()], "write_batch_size": _BATCH}
 
 
 def _array(field: pa.Field, values: Sequence[Any]) -> Any:
     """One column of a row group."""
     try:
+        if field.type == pa.binary():  # may be media: an array that grows takes thrice their bytes, small ones do not
+            chunks = [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
+            return pa.chunked_array([pa.array(chunk, type=field.type) for chunk in chunks], type=field.type)
         return pa.array(values, type=field.type)
     except UnicodeEncodeError:
         return pa.array([well_formed(value) for value in values], type=field.type)

@@ -530,18 +530,19 @@ async def serve(folder: Path, port: int, ca_file: str | None) -> None:
     site, numbers = Site(folder), itertools.count()
     context = make_certificate(ca_file) if ca_file else None
     silent, refused = listening(HOSTS[0], 0), listening(HOSTS[0], 0, backlog=0)
-    ports = []
-    for sock in bind(port):
-        handler = functools.partial(converse, site, numbers)
-        await asyncio.start_server(handler, sock=sock, ssl=context, limit=4 * MIB, backlog=1024)
-        ports.append(sock.getsockname()[1])
-    print(ports[0], silent.getsockname()[1], refused.getsockname()[1], flush=True)
+    handler = functools.partial(converse, site, numbers)
+    socks = bind(port)
+    servers = [await asyncio.start_server(handler, sock=s, ssl=context, limit=4 * MIB, backlog=1024) for s in socks]
+    print(*(sock.getsockname()[1] for sock in (socks[0], silent, refused)), flush=True)
     await asyncio.sleep(LIFETIME)
+    for server in servers:
+        server.close()
 
 
 def end_with_parent() -> None:
     """Leave as soon as stdin closes, which it does when the parent dies, however it dies."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):
+        pass
     os._exit(0)
 
 

@@ -118,3 +118,11 @@ def test_abort_after_a_row_group_leaves_no_valid_file(tmp_path):
     del writer
     with pytest.raises(pa.ArrowInvalid):
         pq.ParquetFile(tmp_path / "0.parquet")
+
+
+def test_many_values_of_bytes(tmp_path):
+    values = [None if index % 7 == 0 else bytes([index % 256]) * index for index in range(300)]
+    rows = [{"value": value, "key": f"{index:03}"} for index, value in enumerate(values)]
+    file = store(tmp_path, keyed(pa.binary()), rows)
+    assert file.num_row_groups == 1
+    assert file.read()["value"].to_pylist() == values

@@ -1,0 +1,94 @@
+# What one does with a checkout. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The Debian packages that the tests need; nothing else in the project names any.
+DEB_PACKAGES :=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
+
+.PHONY: help venv venv-tests debs demo test test-fast lint format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(VENV)/.installed ## make .venv with the package in it (PYTHON=python3.12 to choose one)
+
+demo: venv ## turn a list of URLs into a dataset, on real photographs
+	@$(BIN)/python examples/demo/run.py </dev/null
+
+test: debs venv-tests ## install what the tests need, then run all of them and the linters
+	@export PATH="$(abspath $(BIN)):$$PATH"; failed=""; \
+	step() { echo "== $$*"; "$$@" </dev/null || failed="$$failed  $$*"$$'\n'; }; \
+	step ruff check; \
+	step ruff format --check; \
+	step mypy; \
+	step pytest; \
+	if [ -n "$$failed" ]; then printf 'make test: FAILED\n%s' "$$failed"; exit 1; fi; \
+	echo 'make test: passed'
+
+test-fast: ## run the quick tests only, with what is installed
+	@$(BIN)/pytest -m "not slow and not crash" </dev/null
+
+lint: venv-tests ## check style, formatting and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: venv-tests ## format the code and fix what can be fixed safely
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## remove all that these targets made
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+venv-tests: $(VENV)/.installed-tests
+
+$(VENV)/.installed: $(PACKAGING) | $(BIN)/python
+	@echo "installing the package into $(VENV)"
+	@$(PIP) install -qq --editable .
+	@touch $@
+
+$(VENV)/.installed-tests: $(PACKAGING) | $(BIN)/python
+	@echo "installing the package and what its tests need into $(VENV)"
+	@$(PIP) install -qq --editable '.[tests]'
+	@touch $@ $(VENV)/.installed
+
+# Debian ships Python without venv, or without Python at all: then, and only then, install it.
+$(BIN)/python:
+	@make_venv() { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }; \
+	if ! make_venv >/dev/null 2>&1; then \
+		$(call deb_install,$(notdir $(PYTHON)) $(notdir $(PYTHON))-venv); \
+		make_venv; \
+	fi
+
+debs:
+	@$(call deb_install,$(DEB_PACKAGES))
+
+# Install these Debian packages, as root or through sudo; nothing happens when all are there.
+define deb_install
+missing=""; \
+for package in $(1); do \
+	dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q ' installed$$' || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then \
+	command -v apt-get >/dev/null || { echo "please install$$missing (there is no apt-get here to do it)" >&2; exit 1; }; \
+	root="env"; [ "$$(id -u)" = 0 ] || root="sudo -n env"; \
+	root="$$root DEBIAN_FRONTEND=noninteractive"; \
+	echo "installing the Debian packages$$missing"; \
+	install="apt-get install -y -qq --no-install-recommends $$missing"; \
+	$$root $$install </dev/null >/dev/null 2>&1 || { \
+		$$root apt-get update -qq </dev/null; \
+		$$root $$install </dev/null >/dev/null; \
+	}; \
+fi
+endef

@@ -1,0 +1,187 @@
+"""The pictures of the benchmark: crops of real photographs, as JPEG files like those that web pages show.
+
+The photographs come from Debian's wallpaper packages, which are downloaded and unpacked below the benchmark's folder
+and never installed; without Debian, from scikit-image's samples. The same sources give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+SIDE = 760
+"""Longer side of a crop in pixels, on average."""
+QUALITIES = (90, 93, 95, 96, 97)
+EXIF_EVERY = 8
+"""One picture in so many carries the tags of a camera; on the web most have lost theirs."""
+ENOUGH = 10
+
+
+class Source(NamedTuple):
+    """A Debian package, and the pictures in it that are photographs: patterns of paths in it, and what they miss."""
+
+    package: str
+    patterns: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+_PLASMA = (
+    "BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite",
+    "OneStandsOut", "Path", "Volna", "summer_1am",
+)  # fmt: skip
+SOURCES = (
+    Source("lomiri-wallpapers-16.04", ("usr/share/backgrounds/*.jpg",), ("analogpattern", "umang", "warty")),
+    Source("lomiri-wallpapers-20.04", ("usr/share/backgrounds/Kleiber*.jpg",)),
+    Source("mate-backgrounds", ("usr/share/backgrounds/mate/nature/*.jpg",)),
+    Source(
+        "plasma-workspace-wallpapers", tuple(f"usr/share/wallpapers/{name}/contents/images/*.jpg" for name in _PLASMA)
+    ),
+)
+
+
+class Corpus(NamedTuple):
+    """What was made.
+
+    Attributes:
+        folder: holds the pictures, `00000.jpg` and so on.
+        names: their names, sorted.
+        mean_bytes: mean size of a file.
+        photographs: of how many photographs they are crops.
+        source: where those came from, for people.
+    """
+
+    folder: Path
+    names: list[str]
+    mean_bytes: float
+    photographs: int
+    source: str
+
+
+def make(out: Path, count: int) -> Corpus:
+    """The corpus of `count` pictures below `out`; what an earlier run made is kept."""
+    photographs, source = _photographs(out)
+    folder = out / f"corpus-{count}-of-{len(photographs)}"
+    names = [f"{number:05d}.jpg" for number in range(count)]
+    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
+    if missing:
+        print(f"cutting {len(missing)} pictures out of {len(photographs)} photographs")
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(path, folder, missing[i :: len(photographs)]) for i, path in enumerate(photographs)]
+        # Of their own: memory that this process once had would count as the peak of the programs that it starts.
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            list(pool.map(_cut, *zip(*jobs, strict=True)))
+    sizes = [(folder / name).stat().st_size for name in names]
+    return Corpus(folder, names, sum(sizes) / count, len(photographs), source)
+
+
+def _cut(photograph: Path, folder: Path, numbers: Sequence[int]) -> None:
+    """Crops of one photograph: any place, any zoom down to 1:1, sides 4:3 to 3:4, about `SIDE` pixels."""
+    image = Image.open(photograph).convert("RGB")
+    for number in numbers:
+        rand = random.Random(number)
+        width, height = _shape(rand)
+        zoom = rand.uniform(1.0, max(1.0, 0.9 * min(image.width / width, image.height / height)))
+        crop_width, crop_height = min(image.width, round(width * zoom)), min(image.height, round(height * zoom))
+        left, top = rand.randint(0, image.width - crop_width), rand.randint(0, image.height - crop_height)
+        box = (left, top, left + crop_width, top + crop_height)
+        crop = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+        options = {"exif": _tags(number)} if number % EXIF_EVERY == 0 else {}
+        partial = folder / f"{number:05d}.part"
+        crop.save(partial, "JPEG", quality=rand.choice(QUALITIES), **options)
+        partial.rename(folder / f"{number:05d}.jpg")
+
+
+def _shape(rand: random.Random) -> tuple[int, int]:
+    longer = round(rand.uniform(0.8, 1.2) * SIDE)
+    shorter = round(longer * rand.uniform(0.75, 1.0))
+    return (longer, shorter) if rand.random() < 0.6 else (shorter, longer)
+
+
+def _tags(number: int) -> Image.Exif:
+    """A dozen tags as a camera writes them; upright, so that nobody has to turn the picture."""
+    exif = Image.Exif()
+    exif.update(
+        {0x010F: "Canon", 0x0110: "Canon EOS 80D", 0x0112: 1, 0x0131: "darktable", 0x0132: "2021:06:05 12:00:00"}
+    )
+    exif.get_ifd(0x8769).update(
+        {
+            0x829A: (1, 250), 0x829D: (28, 10), 0x8827: 100 + number, 0x9003: "2021:06:05 12:00:00", 0x9209: 16,
+            0x920A: (50, 1), 0xA002: SIDE, 0xA003: SIDE,
+        }
+    )  # fmt: skip
+    return exif
+
+
+def _photographs(out: Path) -> tuple[list[Path], str]:
+    """All photographs there are, and what to call their source."""
+    found: list[Path] = []
+    packages = []
+    for source in SOURCES:
+        pictures = _from_debian(source, out / "photographs")
+        found += pictures
+        packages += [source.package] if pictures else []
+    if len(found) >= ENOUGH:
+        return found, f"Debian packages {', '.join(packages)}"
+    print("too few photographs from Debian; taking those of the Python package scikit-image")
+    return _from_scikit_image(out / "photographs"), "scikit-image's sample pictures"
+
+
+def _from_debian(source: Source, folder: Path) -> list[Path]:
+    """The photographs in a package, unpacked into `folder`; none when it cannot be had."""
+    root = folder / source.package
+    if not root.exists():
+        print(f"unpacking the Debian package {source.package}")
+        partial = folder / f"{source.package}.part"
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            _run(["apt-get", "download", "-qq", source.package], partial)
+            (archive,) = partial.glob("*.deb")
+            _run(["dpkg-deb", "-x", archive.name, "."], partial)
+        except (OSError, ValueError) as error:
+            print(f"  not available: {error}", file=sys.stderr)
+            return []
+        archive.unlink()
+        partial.rename(root)
+    found = {path for pattern in source.patterns for path in root.glob(pattern) if not path.is_symlink()}
+    return sorted(path for path in found if not path.name.startswith(source.others or ("\0",)))
+
+
+def _from_scikit_image(folder: Path) -> list[Path]:
+    """The photographs among the samples in scikit-image's own package, scaled up to have crops of the right size."""
+    root = folder / "scikit-image"
+    if not root.exists():
+        _run(
+            [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", str(root), "scikit-image"], folder
+        )
+    names = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "rocket.jpg",
+             "motorcycle_left.png", "motorcycle_right.png", "ihc.png")  # fmt: skip
+    found = []
+    for path in (root / "skimage" / "data" / name for name in names):
+        if not path.exists():
+            continue
+        large = root / f"{path.stem}.large.png"
+        if not large.exists():
+            with Image.open(path) as image:
+                factor = max(1.0, 1600 / min(image.size))
+                size = (round(image.width * factor), round(image.height * factor))
+                image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(large)
+        found.append(large)
+    if not found:
+        raise SystemExit("no photographs: neither Debian packages nor scikit-image's samples could be had")
+    return found
+
+
+def _run(command: list[str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise OSError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")

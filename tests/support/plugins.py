@@ -1,0 +1,92 @@
+"""Plug-ins for tests, named as a user names theirs: `support.plugins:Class`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from img2dataset_dist.model import Sample
+from img2dataset_dist.writers import Opener
+from img2dataset_dist.writers.dummy import DummyWriter
+from img2dataset_dist.writers.layout import Layout
+from img2dataset_dist.writers.webdataset import WebDatasetWriter
+
+
+class BrokenWriter(DummyWriter):
+    """Fails for every shard."""
+
+    def write(self, sample: Sample) -> None:
+        raise OSError(28, "No space left on device")
+
+
+class Poison(WebDatasetWriter):
+    """Does something terrible, as the caption of a row says; `once` marks a file so that it happens only once."""
+
+    def write(self, sample: Sample) -> None:
+        deed, _, once = (sample.item.columns.get("caption") or "").partition(" ")
+        if deed and not (once and _seen(once)):
+            DEEDS[deed]()
+        super().write(sample)
+
+
+def _seen(path: str) -> bool:
+    try:
+        Path(path).touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    return False
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _segfault() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _raise() -> None:
+    raise RuntimeError("poisoned")
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+DEEDS = {"die": _die, "segfault": _segfault, "raise": _raise, "hang": _hang}
+
+
+class FullDisk:
+    """A file on a disk that is full after some bytes."""
+
+    def __init__(self, file: object, room: int) -> None:
+        self._file = file
+        self.room = room
+
+    def write(self, data: bytes) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        return self._file.write(data)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+class FullDiskWriter(WebDatasetWriter):
+    """Every shard finds the disk full, until the file `disk_has_room` exists beside the working directory."""
+
+    def __init__(self, opener: Opener, shard_name: str, layout: Layout) -> None:
+        room = 10**12 if Path(os.environ["DISK_HAS_ROOM"]).exists() else 20_000
+        super().__init__(lambda name: FullDisk(opener(name), room), shard_name, layout)  # type: ignore[arg-type,return-value]
+
+
+class Stuck(DummyWriter):
+    """Not a writer that hangs, but a whole process: every thread of it stops, as in a broken native library."""
+
+    def write(self, sample: Sample) -> None:
+        deed, _, once = (sample.item.columns.get("caption") or "").partition(" ")
+        if deed and not (once and _seen(once)):
+            os.kill(os.getpid(), signal.SIGSTOP)

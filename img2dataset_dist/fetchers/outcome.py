@@ -76,9 +76,9 @@ def _error_of(number: int, message: str, handle: pycurl.Curl) -> RowError:
     if number == pycurl.E_OPERATION_TIMEDOUT:
         if message.startswith("Operation too slow"):
             return IdleTimeout("too slow")
-        if handle.getinfo(pycurl.PRETRANSFER_TIME) == 0:
-            return ConnectTimeout("timeout while connecting")
-        return TotalTimeout("timeout")
+        if message.startswith("Operation timed out"):
+            return TotalTimeout("timeout")
+        return ConnectTimeout("timeout while connecting")  # resolving, connecting, TLS
     if number == pycurl.E_UNSUPPORTED_PROTOCOL:
         if handle.getinfo(pycurl.REDIRECT_COUNT):
             return RedirectRefused("redirect to a scheme other than http and https")

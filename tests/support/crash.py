@@ -75,7 +75,7 @@ class Proxy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:

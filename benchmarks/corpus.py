@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 
 SIDE = 760
 """Longer side of a crop in pixels, on average."""
 QUALITIES = (90, 93, 95, 96, 97)
+RECIPE = 1
+"""Goes up when other bytes come out, so that no old corpus is taken for a new one."""
 EXIF_EVERY = 8
 """One picture in so many carries the tags of a camera; on the web most have lost theirs."""
 ENOUGH = 10
@@ -69,7 +72,7 @@ class Corpus(NamedTuple):
 def make(out: Path, count: int) -> Corpus:
     """The corpus of `count` pictures below `out`; what an earlier run made is kept."""
     photographs, source = _photographs(out)
-    folder = out / f"corpus-{count}-of-{len(photographs)}"
+    folder = out / f"corpus-{RECIPE}-{count}-of-{len(photographs)}"
     names = [f"{number:05d}.jpg" for number in range(count)]
     missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
     if missing:
@@ -114,8 +117,8 @@ def _tags(number: int) -> Image.Exif:
     )
     exif.get_ifd(0x8769).update(
         {
-            0x829A: (1, 250), 0x829D: (28, 10), 0x8827: 100 + number, 0x9003: "2021:06:05 12:00:00", 0x9209: 16,
-            0x920A: (50, 1), 0xA002: SIDE, 0xA003: SIDE,
+            0x829A: IFDRational(1, 250), 0x829D: IFDRational(28, 10), 0x8827: 100 + number, 0x9003: "2021:06:05 12:00:00", 0x9209: 16,
+            0x920A: IFDRational(50), 0xA002: SIDE, 0xA003: SIDE,
         }
     )  # fmt: skip
     return exif

@@ -56,12 +56,12 @@ class Plan:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
     def shards(self, spool: storage.Folder | None = None, done: Container[int] = ()) -> Iterator[Shard]:
-        """All shards that are not `done`, in order, found while they are asked for.
+        """All shards in order, found while they are asked for.
 
         Args:
             spool: where slices of inputs that cannot be entered in the middle are put (gzip, json). Without it,
                 such shards are counted but cannot be read.
-            done: ids to leave out.
+            done: ids of shards that nobody will read, so that they need no slice.
 
         Raises:
             InputError: an input file cannot be read to its end.
@@ -71,13 +71,11 @@ class Plan:
         for source in self.sources:
             if sliced(self.config) and spool is not None:
                 for shard in self._slices(reader, source, shard_id, spool, done):
-                    if shard.id not in done:
-                        yield shard
+                    yield shard
                     shard_id = shard.id + 1
                 continue
             for span in reader.spans(source):
-                if shard_id not in done:
-                    yield _shard(shard_id, source, span)
+                yield _shard(shard_id, source, span)
                 shard_id += 1
 
     def _slices(

@@ -51,6 +51,9 @@ PLUGINS: dict[str, dict[str, str]] = {
 OPTION = {"writer": "output_format", "engine": "distributor", "reader": "input_format"}
 """The option by which a user names a plug-in of a kind."""
 
+LATER = {"engine": ("pyspark", "ray")}
+"""Names that the peer has and we do not, yet."""
+
 EXTRAS = {"wandb": "wandb"}
 """Third-party module to the extra that installs it."""
 
@@ -64,6 +67,8 @@ def lookup(kind: str, name: str) -> Any:
     """
     target = PLUGINS[kind].get(name, name)
     option = OPTION.get(kind, kind)
+    if name in LATER.get(kind, ()):
+        raise ConfigError(f"{option}={name!r} is not part of this version; it has {', '.join(PLUGINS[kind])}")
     if ":" not in target:
         raise ConfigError(
             f"{option}={name!r} is not one of {', '.join(PLUGINS[kind])}, nor a 'package.module:Class'"

@@ -41,10 +41,12 @@ class ConsoleReport:
         self._began = self._last_line = clock()
         self._history: list[tuple[float, int, int]] = []
         self._output = ""
+        self._done_earlier = 0
 
     def start(self, start: JobStart) -> None:
         """See `Report.start`."""
         self._output = start.output
+        self._done_earlier = start.done
         self._began = self._last_line = self._clock()
         if self._mode == "none":
             return
@@ -135,6 +137,8 @@ class ConsoleReport:
         seconds = max(self._clock() - self._began, 1e-6)
         table.add_section()
         table.add_row("shards", f"{self._shards:,}", "")
+        if self._done_earlier:
+            table.add_row("shards done earlier", f"{self._done_earlier:,}", "")
         if failed:
             table.add_row("shards failed", f"{len(failed):,}", "", style="red")
         table.add_row("downloaded", f"{stats.bytes_downloaded / 1e6:,.1f} MB", "")

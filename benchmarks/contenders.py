@@ -1,0 +1,204 @@
+"""The two programs, how they are run, and what is measured and checked of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+OURS = "img2dataset_dist"
+PEER = "img2dataset"
+PEER_REQUIREMENTS = (
+    "img2dataset==1.47.0",
+    "standard-imghdr; python_version >= '3.13'",  # a module it imports, which Python 3.13 has dropped
+)
+PEER_VERSIONS = ("img2dataset", "opencv-python-headless", "numpy", "pyarrow", "exifread-nocycle", "webdataset")
+OUR_VERSIONS = ("opencv-python-headless", "numpy", "pyarrow", "exifread", "simplejpeg", "pycurl")
+TIME_LIMIT = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A program that is run; `versions` has those of its packages that matter for speed."""
+
+    name: str
+    command: list[str]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What both are asked to do; both take these names."""
+
+    processes_count: int
+    thread_count: int
+    number_sample_per_shard: int
+    image_size: int = 256
+    resize_mode: str = "border"
+    encode_quality: int = 95
+    output_format: str = "webdataset"
+    input_format: str = "txt"
+
+    def flags(self) -> list[str]:
+        """The options as command-line flags."""
+        return [f"--{name}={getattr(self, name)}" for name in self.__dataclass_fields__]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What came out of one run.
+
+    Attributes:
+        rows, successes: as the program counted them; the number of images in its tars was checked to be the same.
+        wall: seconds of the whole command, start and end included.
+        work: seconds from when the first shard began to when the last was complete.
+        cpu: seconds that its processes used, start included.
+        server_cpu: seconds that nginx used meanwhile.
+        peak_mb: largest resident size of any of its processes, in 10^6 bytes.
+        stored: bytes of all images in the tars.
+    """
+
+    rows: int
+    successes: int
+    wall: float
+    work: float
+    cpu: float
+    server_cpu: float
+    peak_mb: float
+    stored: int
+
+    @property
+    def rate(self) -> float:
+        """Images per second of work."""
+        return self.successes / self.work
+
+    @property
+    def wall_rate(self) -> float:
+        """Images per second of the whole command."""
+        return self.successes / self.wall
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds per image."""
+        return 1000 * self.cpu / self.successes
+
+
+class LostRowsError(Exception):
+    """A run did not account for every row, or fewer images arrived than were served."""
+
+
+def ours() -> Contender:
+    """This project, as it is installed for the Python that runs the benchmark."""
+    from img2dataset_dist.about import VERSION  # noqa: PLC0415 (the peer's run needs nothing of it)
+
+    versions = {OURS: VERSION, **_versions(sys.executable, OUR_VERSIONS)}
+    return Contender(name=OURS, command=[sys.executable, "-m", "img2dataset_dist"], versions=versions)
+
+
+def peer(out: Path) -> Contender:
+    """img2dataset from its own package, in a virtual environment of its own below `out`."""
+    python = venv(out / "peer-venv", PEER_REQUIREMENTS)
+    return Contender(
+        name=PEER, command=[str(python.with_name("img2dataset"))], versions=_versions(str(python), PEER_VERSIONS)
+    )
+
+
+def venv(folder: Path, requirements: tuple[str, ...]) -> Path:
+    """The Python of a virtual environment that has `requirements`; it is made when it is not there or has others."""
+    python, mark = folder / "bin" / "python", folder / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if not mark.exists() or mark.read_text() != wanted:
+        print(f"installing {', '.join(requirements)} into {folder.name}")
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q", "-q"]
+        subprocess.run([*install, *requirements], check=True, stdin=subprocess.DEVNULL)
+        mark.write_text(wanted)
+    return python
+
+
+def environment(trust: Path) -> dict[str, str]:
+    """For both: trust the server, go there directly, and ask no other machine for anything."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**kept, "SSL_CERT_FILE": str(trust), "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
+
+
+def run(
+    contender: Contender, options: Options, urls: list[str], work: Path, trust: Path, server_cpu: Callable[[], float]
+) -> Run:
+    """Run a contender over `urls`, in `work`, which is emptied first.
+
+    Raises:
+        LostRowsError: rows or images are missing.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / "urls.txt").write_text("".join(f"{url}\n" for url in urls))
+    command = [*contender.command, f"--url_list={work / 'urls.txt'}", f"--output_folder={work / 'out'}"]
+    before, start = server_cpu(), time.perf_counter()
+    with (work / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *options.flags()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work,
+            env=environment(trust), start_new_session=True,
+        )  # fmt: skip
+        guard = threading.Timer(TIME_LIMIT, os.killpg, (process.pid, signal.SIGKILL))
+        guard.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)  # its usage includes that of all children it waited for
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            guard.cancel()
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{contender.name} ended with {process.returncode}; {work / 'log.txt'} says why")
+    rows, successes, seconds = _receipts(work / "out")
+    images, stored = _images(work / "out")
+    if not rows == successes == images == len(urls):
+        raise LostRowsError(
+            f"{contender.name}: {len(urls)} URLs, {rows} rows, {successes} successes, {images} images in the tars; "
+            f"see {work}"
+        )
+    return Run(
+        rows=rows, successes=successes, wall=wall, work=seconds, cpu=usage.ru_utime + usage.ru_stime,
+        server_cpu=server_cpu() - before, peak_mb=usage.ru_maxrss * 1024 / 1e6, stored=stored,
+    )  # fmt: skip
+
+
+def _receipts(folder: Path) -> tuple[int, int, float]:
+    """Rows, successes and seconds of work, from the NNNNN_stats.json that both write."""
+    found = [json.loads(path.read_text()) for path in folder.glob("*_stats.json")]
+    if not found:
+        return 0, 0, 0.0
+    seconds = max(each["end_time"] for each in found) - min(each["start_time"] for each in found)
+    return sum(each["count"] for each in found), sum(each["successes"] for each in found), seconds
+
+
+def _images(folder: Path) -> tuple[int, int]:
+    """How many distinct samples have both their image and their JSON in the tars, and the bytes of the images."""
+    keys: dict[str, set[str]] = {"jpg": set(), "json": set()}
+    stored = 0
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                key, _, kind = member.name.partition(".")
+                keys[kind].add(key)
+                stored += member.size if kind == "jpg" else 0
+    return len(keys["jpg"] & keys["json"]), stored
+
+
+def _versions(python: str, packages: tuple[str, ...]) -> dict[str, str]:
+    code = "import sys, importlib.metadata as m; print(*[m.version(name) for name in sys.argv[1:]])"
+    done = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True)
+    return dict(zip(packages, done.stdout.split(), strict=True))

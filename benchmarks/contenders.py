@@ -11,9 +11,11 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from serving import Server
 
 OURS = "img2dataset_dist"
 PEER = "img2dataset"
@@ -132,10 +134,8 @@ def environment(trust: Path) -> dict[str, str]:
     return {**kept, "SSL_CERT_FILE": str(trust), "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
 
 
-def run(
-    contender: Contender, options: Options, urls: list[str], work: Path, trust: Path, server_cpu: Callable[[], float]
-) -> Run:
-    """Run a contender over `urls`, in `work`, which is emptied first.
+def run(contender: Contender, options: Options, urls: list[str], work: Path, server: Server) -> Run:
+    """Run a contender over `urls` of the server, in `work`, which is emptied first.
 
     Raises:
         LostRowsError: rows or images are missing.
@@ -144,11 +144,11 @@ def run(
     work.mkdir(parents=True)
     (work / "urls.txt").write_text("".join(f"{url}\n" for url in urls))
     command = [*contender.command, f"--url_list={work / 'urls.txt'}", f"--output_folder={work / 'out'}"]
-    before, start = server_cpu(), time.perf_counter()
+    before, start = server.cpu_seconds(), time.perf_counter()
     with (work / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             [*command, *options.flags()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work,
-            env=environment(trust), start_new_session=True,
+            env=environment(server.trust), start_new_session=True,
         )  # fmt: skip
         guard = threading.Timer(TIME_LIMIT, os.killpg, (process.pid, signal.SIGKILL))
         guard.start()
@@ -172,7 +172,7 @@ def run(
         )
     return Run(
         rows=rows, successes=successes, wall=wall, work=seconds, cpu=usage.ru_utime + usage.ru_stime,
-        server_cpu=server_cpu() - before, peak_mb=usage.ru_maxrss * 1024 / 1e6, stored=stored,
+        server_cpu=server.cpu_seconds() - before, peak_mb=usage.ru_maxrss * 1024 / 1e6, stored=stored,
     )  # fmt: skip
 
 

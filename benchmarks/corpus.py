@@ -112,13 +112,12 @@ def _shape(rand: random.Random) -> tuple[int, int]:
 def _tags(number: int) -> Image.Exif:
     """A dozen tags as a camera writes them; upright, so that nobody has to turn the picture."""
     exif = Image.Exif()
-    exif.update(
-        {0x010F: "Canon", 0x0110: "Canon EOS 80D", 0x0112: 1, 0x0131: "darktable", 0x0132: "2021:06:05 12:00:00"}
-    )
+    taken = "2021:06:05 12:00:00"
+    exif.update({0x010F: "Canon", 0x0110: "Canon EOS 80D", 0x0112: 1, 0x0131: "darktable", 0x0132: taken})
     exif.get_ifd(0x8769).update(
         {
-            0x829A: IFDRational(1, 250), 0x829D: IFDRational(28, 10), 0x8827: 100 + number, 0x9003: "2021:06:05 12:00:00", 0x9209: 16,
-            0x920A: IFDRational(50), 0xA002: SIDE, 0xA003: SIDE,
+            0x829A: IFDRational(1, 250), 0x829D: IFDRational(28, 10), 0x8827: 100 + number, 0x9003: taken,
+            0x9209: 16, 0x920A: IFDRational(50), 0xA002: SIDE, 0xA003: SIDE,
         }
     )  # fmt: skip
     return exif

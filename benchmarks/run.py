@@ -17,11 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-sys.dont_write_bytecode = True
 
 import contenders
 import corpus
@@ -71,41 +69,47 @@ def main() -> None:
             "schemes": {},
         }  # fmt: skip
         print(heading(result))
+        bench = Bench(both=both, options=options, server=server, names=pictures.names, runs=runs, scale=scale)
         for scheme in [flags.only] if flags.only else SCHEMES:
-            measured = measure(both, options, server, scheme, pictures.names, runs, scale)
-            result["schemes"][scheme] = summary(measured)
+            result["schemes"][scheme] = summary(bench.measure(scheme))
     print(table(result))
-    written = OUT / ("quick.json" if flags.quick else "results.json")
+    written = OUT / ("quick.json" if flags.quick else f"{flags.only}.json" if flags.only else "results.json")
     written.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {written.relative_to(HERE.parent)}")
     if not flags.quick and not flags.only:
         draw(written)
 
 
-def measure(
-    both: list[contenders.Contender], options: Options, server: serving.Server, scheme: str, names: list[str],
-    runs: int, scale: int,
-) -> dict[str, list[Run]]:  # fmt: skip
-    """Run both in turns, `runs` times after one uncounted run of each."""
-    measured: dict[str, list[Run]] = {each.name: [] for each in both}
-    for turn in range(runs + 1):
-        for each in both:
-            count = PEER_HTTPS_URLS if (scheme, each.name) == ("https", PEER) else URLS
-            urls = server.urls(scheme, names, count // scale)
-            work = OUT / f"run-{each.name}"
-            run = contenders.run(each, options, urls, work, server.trust, server.cpu_seconds)
-            label = f"run {turn}" if turn else "warm-up"
-            print(
-                f"  {scheme:5} {label:7} {each.name:16} {run.rate:6.1f} images/s ({run.wall_rate:6.1f} with start), "
-                f"{run.cpu_ms:5.2f} ms CPU, {run.peak_mb:4.0f} MB, {run.successes} of {len(urls)}",
-                flush=True,
-            )
-            if turn:
-                measured[each.name].append(run)
-            with contextlib.suppress(OSError):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What is measured; `scale` divides the number of URLs."""
+
+    both: list[contenders.Contender]
+    options: Options
+    server: serving.Server
+    names: list[str]
+    runs: int
+    scale: int
+
+    def measure(self, scheme: str) -> dict[str, list[Run]]:
+        """Run both in turns, `runs` times after one uncounted run of each."""
+        measured: dict[str, list[Run]] = {each.name: [] for each in self.both}
+        for turn in range(self.runs + 1):
+            for each in self.both:
+                count = PEER_HTTPS_URLS if (scheme, each.name) == ("https", PEER) else URLS
+                urls = self.server.urls(scheme, self.names, count // self.scale)
+                run = contenders.run(each, self.options, urls, OUT / f"run-{each.name}", self.server)
+                label = f"run {turn}" if turn else "warm-up"
+                print(
+                    f"  {scheme:5} {label:7} {each.name:16} {run.rate:6.1f} images/s ({run.wall_rate:6.1f} with "
+                    f"start), {run.cpu_ms:5.2f} ms CPU, {run.peak_mb:4.0f} MB, {run.successes} of {len(urls)}",
+                    flush=True,
+                )
+                if turn:
+                    measured[each.name].append(run)
                 os.sync()  # its files must not be written out during the next run
-            time.sleep(1)
-    return measured
+                time.sleep(1)
+        return measured
 
 
 def summary(measured: dict[str, list[Run]]) -> dict[str, Any]:
@@ -141,18 +145,20 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 def heading(result: dict[str, Any]) -> str:
     """What is compared, and where."""
-    pictures, options = result["corpus"], result["options"]
+    pictures, options, where = result["corpus"], result["options"], result["machine"]
     lines = [
-        f"machine    {result['machine']['cpu']}, {result['machine']['cores']} cores, "
-        f"{result['machine']['memory_gb']} GB, {result['machine']['system']}, Python {result['machine']['python']}",
-        f"pictures   {pictures['files']} JPEGs of {pictures['mean_bytes'] / 1000:.0f} kB on average, crops of "
-        f"{pictures['photographs']} photographs ({pictures['source']})",
+        "machine    {cpu}, {cores} cores, {memory_gb} GB, {system}, Python {python}".format(**where),
+        "pictures   {files} JPEGs of {kb:.0f} kB on average, crops of {photographs} photographs".format(
+            kb=pictures["mean_bytes"] / 1000, **pictures
+        ),
+        f"           {pictures['source']}",
         f"server     {result['server']}, one worker process, loopback",
         "options    " + " ".join(f"{name}={value}" for name, value in options.items()),
     ]
     for name, versions in result["versions"].items():
-        lines.append(f"{name:10} " + ", ".join(f"{package} {version}" for package, version in versions.items()))
-    if result["load_before"] > BUSY * result["machine"]["cores"]:
+        listed = ", ".join(f"{package} {version}" for package, version in versions.items() if package != name)
+        lines.append(f"{name} {versions[name]}, with {listed}")
+    if result["load_before"] > BUSY * where["cores"]:
         lines.append(f"NOTE       the machine is busy already (load {result['load_before']:.2f}): expect noise")
     return "\n".join(lines)
 

@@ -121,6 +121,7 @@ class Pipeline:
     def _shut_down(self) -> None:
         """Stop all threads; what is unfinished is thrown away."""
         self._stop.set()
+        self._fetcher.stop()
         self._slots.release()
         self._pool.shutdown(wait=False, cancel_futures=True)
         unfinished = list(self._open.values())
@@ -154,8 +155,15 @@ class Pipeline:
             self._slots.acquire()
             if self._stop.is_set():
                 return
-        self._items.put(_END)
+        self._offer(_END)
         self._events.put(_END)
+
+    def _offer(self, item: Item | object) -> None:
+        """Queue an item for the fetch thread, unless nobody takes them any more."""
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._items.put(item, timeout=0.5)
+                return
 
     def _read_one(self, opened: OpenShard) -> None:
         config = self._job.config.input
@@ -164,7 +172,7 @@ class Pipeline:
             for item in reader.read(opened.shard, self._job.input_schema):
                 if opened.dead or self._stop.is_set():
                     return
-                self._items.put(item)
+                self._offer(item)
         except Exception as error:  # noqa: BLE001 (costs this shard, not the others)
             opened.fail(error)
 

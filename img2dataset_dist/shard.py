@@ -70,8 +70,11 @@ class OpenShard:
         return self._busy
 
     def put(self, sample: Sample) -> None:
-        """One finished row. Waits while the writer is far behind."""
-        self._queue.put(sample)
+        """One finished row. Waits while the writer is far behind, but not for one that is gone."""
+        while not self.dead:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(sample, timeout=0.5)
+                return
 
     def fail(self, error: BaseException) -> None:
         """The shard cannot be finished; its output will be thrown away. Rows already under way may still be put."""
@@ -125,7 +128,6 @@ class OpenShard:
         """Throw away what was staged; the shard may still be done, by another attempt."""
         error = self._error
         assert error is not None
-        threading.Thread(target=self._drain, daemon=True).start()
         try:
             attempt.discard()
             receipt = read_receipt(self._output, name)
@@ -135,11 +137,3 @@ class OpenShard:
             return receipt
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         return ShardFailure(shard_id=self.shard.id, error=f"{type(error).__name__}: {error}", trace=trace)
-
-    def _drain(self) -> None:
-        """Nobody may wait for a writer that is gone; ends when nothing came for a minute."""
-        while True:
-            try:
-                self._queue.get(timeout=60)
-            except queue.Empty:
-                return

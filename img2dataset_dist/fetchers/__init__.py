@@ -25,5 +25,8 @@ class Fetcher(Protocol):
                 again soon (the list is slow, or bodies are waiting for their transforms).
         """
 
+    def stop(self) -> None:
+        """Make `fetch` end within a second or so, whatever is under way; may be called from any thread."""
+
     def close(self) -> None:
         """Drop all connections."""

@@ -96,11 +96,12 @@ class CurlFetcher:
         self._active: dict[pycurl.Curl, Transfer] = {}
         self._waiting: Waiting[Transfer] = Waiting()
         self._ready: deque[Fetched] = deque()
+        self._stopped = False
 
     def fetch(self, items: Iterator[Item | None]) -> Iterator[Fetched]:
         """See `Fetcher.fetch`."""
         more = True
-        while more or self._active or self._waiting or self._ready:
+        while not self._stopped and (more or self._active or self._waiting or self._ready):
             idle = False
             while self._free and not idle:
                 transfer = self._waiting.pop_due(self._clock())
@@ -121,6 +122,10 @@ class CurlFetcher:
             self._turn(self._patience(more=more))
             while self._ready:
                 yield self._ready.popleft()
+
+    def stop(self) -> None:
+        """See `Fetcher.stop`."""
+        self._stopped = True
 
     def close(self) -> None:
         """See `Fetcher.close`."""

@@ -56,7 +56,7 @@ def download(  # noqa: PLR0917 (positions are the peer's)
     max_decode_pixels: int = 200_000_000,
     max_redirects: int = 10,
     min_bytes_per_second: int = 64,
-    min_speed_window: int = 5,
+    min_speed_window: int = 10,
     progress: str = "auto",
     retry_backoff: float = 1.0,
     retry_max_wait: float = 60,

@@ -87,7 +87,9 @@ class FetchConfig(_Group):
     min_bytes_per_second: Annotated[int, Field(ge=0)] = Field(
         64, description="A transfer that stays slower for `min_speed_window` seconds fails. 0 turns it off."
     )
-    min_speed_window: Count = Field(5, description="Seconds over which `min_bytes_per_second` is measured.")
+    min_speed_window: Count = Field(
+        10, description="Seconds over which `min_bytes_per_second` is measured; waiting for the first byte counts."
+    )
     max_body_bytes: Count = Field(64 * 2**20, description="Largest body, in bytes after content decoding.")
     max_buffered_bytes: Count = Field(
         256 * 2**20, description="Bytes of bodies that may wait for their transform, per process."

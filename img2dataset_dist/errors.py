@@ -64,6 +64,10 @@ class ShardsFailed(Img2datasetError):
             "The other shards are complete; run the same command again to retry the failed ones."
         )
 
+    def __reduce__(self) -> tuple[type[ShardsFailed], tuple[dict[int, str], object]]:
+        """Pickled by its parts, since its text is made from them."""
+        return type(self), (self.failures, self.stats)
+
 
 class RowError(Img2datasetError):
     """One row failed. Subclasses fix `code`, `transient` and `status`."""

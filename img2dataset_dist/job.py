@@ -12,7 +12,7 @@ from img2dataset_dist import registry, storage
 from img2dataset_dist.commit import SPOOL, output_folder
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import Engine
-from img2dataset_dist.errors import ConfigError, ResumeRefused, ShardsFailed
+from img2dataset_dist.errors import ConfigError, InputError, ResumeRefused, ShardsFailed
 from img2dataset_dist.model import Receipt, Shard, ShardFailure, Stats
 from img2dataset_dist.plan import Plan, make_plan
 from img2dataset_dist.reports import JobStart, Report
@@ -37,10 +37,8 @@ def run_job(config: JobConfig) -> Stats:
     registry.lookup("writer", config.output.output_format)
     reports = [registry.lookup("report", name) for name in _report_names(config)]
     plan = make_plan(config.input)
-    if plan.is_empty():
-        raise ConfigError(f"url_list: {config.input.url_list} holds no rows")
-    output = _output_folder(config)
-    standing = enter(output, plan, config)
+    _refuse_empty(plan)
+    output, standing = _enter(plan, config)
     plan = replace(plan, first_shard=standing.first_shard)
     run = _Run(config=config, plan=plan, output=output, standing=standing, engine=engine)
     run.reports = [report(config) for report in reports]
@@ -51,13 +49,23 @@ def _report_names(config: JobConfig) -> list[str]:
     return ["console", *(["wandb"] if config.report.enable_wandb else [])]
 
 
-def _output_folder(config: JobConfig) -> Folder:
+def _refuse_empty(plan: Plan) -> None:
+    try:
+        empty = plan.is_empty()
+    except InputError as error:  # so early that nothing was written yet
+        raise ConfigError(f"url_list: {error}") from error
+    if empty:
+        raise ConfigError(f"url_list: {plan.config.url_list} holds no rows")
+
+
+def _enter(plan: Plan, config: JobConfig) -> tuple[Folder, Standing]:
     try:
         output = output_folder(storage.absolute(config.output.output_folder))
-        output.make()
+        return output, enter(output, plan, config)
+    except ConfigError:
+        raise
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f"output_folder: cannot write to {config.output.output_folder}: {error}") from error
-    return output
 
 
 @dataclass(kw_only=True)

@@ -101,7 +101,9 @@ def test_none_is_silent() -> None:
     assert out.getvalue() == ""
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.25, "4.2 s"), (75, "0:01:15"), (3723, "1:02:03"), (360000, "100:00:00")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.25, "4.2 s"), (75, "0:01:15"), (3723, "1:02:03"), (360000, "100:00:00")]
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

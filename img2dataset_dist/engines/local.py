@@ -8,11 +8,11 @@ the driver's state is inherited, and the user's script is not imported again, so
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 
@@ -86,14 +86,18 @@ class LocalEngine:
         late: list[Exception] = []
         feed = Feed(until_error(shards, late))
         try:
-            while self._workers or not feed.empty:
-                while len(self._workers) < self._processes and feed.wants_more(len(self._workers)):
+            while self._workers or feed.has(1):
+                while len(self._workers) < self._processes and feed.has(self._yet_to_ask() + 1):
                     self._workers.append(Worker(job, overlap=overlap))
                 yield from self._round(feed)
         finally:
             self._stop_all()
         if late:
             raise late[0]
+
+    def _yet_to_ask(self) -> int:
+        """Workers that are still starting; each will take a shard."""
+        return sum(not worker.started for worker in self._workers)
 
     def _round(self, feed: Feed) -> Iterator[Event]:
         """Hear from the workers once."""
@@ -142,26 +146,21 @@ class LocalEngine:
 
 
 class Feed:
-    """Shards with one of look-ahead, so that no worker is started for nothing."""
+    """Shards with some look-ahead, so that no worker is started for nothing."""
 
     def __init__(self, shards: Iterator[Shard]) -> None:
         self._shards = shards
-        self._ahead: list[Shard] = []
+        self._ahead: deque[Shard] = deque()
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is no shard left."""
-        return not self.wants_more(0)
-
-    def wants_more(self, workers: int) -> bool:
-        """Whether there is a shard for one more worker than the `workers` that are at it."""
-        while len(self._ahead) <= min(workers, os.cpu_count() or 1):
+    def has(self, count: int) -> bool:
+        """Whether there are at least `count` more shards; looks no further."""
+        while len(self._ahead) < count:
             shard = next(self._shards, None)
             if shard is None:
-                break
+                return False
             self._ahead.append(shard)
-        return len(self._ahead) > 0
+        return True
 
     def next(self) -> Shard | None:
-        """The next shard."""
-        return self._ahead.pop(0) if self._ahead else next(self._shards, None)
+        """The next shard, None for no more."""
+        return self._ahead.popleft() if self.has(1) else None

@@ -217,8 +217,8 @@ class CurlFetcher:
     def _failure(self, transfer: Transfer, handle: pycurl.Curl, number: int, message: str) -> Failure | None:
         if transfer.failure is not None:
             return transfer.failure
-        if transfer.status and not 200 <= transfer.status < 300 and number in (0, pycurl.E_WRITE_ERROR):  # noqa: PLR2004
-            return http_failure(transfer.status)
+        if transfer.status >= 400 or (transfer.status >= 300 and number == 0):  # noqa: PLR2004
+            return http_failure(transfer.status)  # whatever happened to the body of the error page
         if number:
             return failure_of(number, message, handle)
         return None if transfer.body else Failure.of(EmptyBody("empty body"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import pycurl
 
 from img2dataset_dist.errors import (
@@ -25,6 +27,9 @@ from img2dataset_dist.errors import (
 from img2dataset_dist.model import Failure
 
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+"""The standard ones: what the server itself says could be anything, and messages are counted."""
 
 _E_WEIRD_SERVER_REPLY, _E_HTTP2_STREAM, _E_TOO_LARGE = 8, 92, 100  # CURLE_ codes that pycurl does not name
 
@@ -93,9 +98,10 @@ def _error_of(number: int, message: str, handle: pycurl.Curl) -> RowError:
 
 def http_failure(status: int) -> Failure:
     """The failure of an answer that is not 2xx."""
+    phrase = _PHRASES.get(status)
     return Failure(
         code=f"http_{status}",
-        message=f"HTTP status {status}",
+        message=f"HTTP Error {status}: {phrase}" if phrase else f"HTTP Error {status}",
         status=HttpStatus.status,
         transient=status in TRANSIENT_STATUS,
     )

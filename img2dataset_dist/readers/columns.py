@@ -135,6 +135,9 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
         raise BadRow(f"a value is no {kind}") from None
 
 
+NULLS = frozenset({"", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "nan", "NaN"})
+"""What stands for a null in a csv column of numbers or booleans; in a text column it is just text."""
+
 _BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
 _FROM_TEXT: dict[pa.DataType, Callable[[str], Any]] = {
     pa.int64(): int,
@@ -145,6 +148,8 @@ _FROM_TEXT: dict[pa.DataType, Callable[[str], Any]] = {
 
 def _parse(value: str, kind: pa.DataType) -> Any:
     """Text of a csv field as the type that was decided for its column."""
+    if value in NULLS:
+        return None
     try:
         return _FROM_TEXT[kind](value)
     except (ValueError, KeyError):

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from img2dataset_dist.errors import ConfigError
 from img2dataset_dist.model import Source
-from img2dataset_dist.readers.columns import check_columns, forced_types, wanted
+from img2dataset_dist.readers.columns import NULLS, check_columns, forced_types, wanted
 from img2dataset_dist.readers.lines import LineReader, Lines, text
 
 MAX_RECORD = 2**20
@@ -64,14 +64,16 @@ class CsvReader(LineReader):
                 yield Record(fields)
 
     def parse(self, record: Record, columns: tuple[str, ...] | None) -> tuple[dict[str, Any], str | None]:
-        """Values by column; an empty field is a null."""
+        """Values by column; an empty field is an empty text, and a null where its column has another type."""
         assert columns is not None
         if record.problem is not None:
             return {}, record.problem
-        row: dict[str, Any] = {name: value or None for name, value in zip(columns, record.fields, strict=False)}
+        row: dict[str, Any] = dict(zip(columns, record.fields, strict=False))
         problem = None
         if len(record.fields) > len(columns):
             problem = "the row has more fields than the header"
+        elif self.config.bbox_col is not None and row.get(self.config.bbox_col) in NULLS:
+            row[self.config.bbox_col] = None
         elif self.config.bbox_col is not None and row.get(self.config.bbox_col) is not None:
             try:
                 row[self.config.bbox_col] = json.loads(row[self.config.bbox_col])
@@ -104,7 +106,7 @@ class CsvReader(LineReader):
 
     def _guess(self, values: list[str | None]) -> pa.DataType:
         """int64, double, bool or text: the narrowest that loses nothing ("007" stays text)."""
-        present = [value for value in values if value is not None]
+        present = [value for value in values if value is not None and value not in NULLS]
         if not present or not self.config.infer_types:
             return pa.string()
         if all(_INTEGER.fullmatch(value) for value in present):

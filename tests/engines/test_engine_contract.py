@@ -142,7 +142,7 @@ def test_a_worker_that_cannot_start_is_said(
         download(**job(server, tmp_path, [""] * 3))
 
 
-def test_the_feed_looks_one_ahead_only() -> None:
+def test_the_feed_looks_no_further_than_asked() -> None:
     pulled = []
 
     def shards() -> Any:
@@ -151,6 +151,6 @@ def test_the_feed_looks_one_ahead_only() -> None:
             yield Shard(id=n, source=Source(path="x", format="txt"), start=0, rows=1)
 
     feed = Feed(shards())
-    assert feed.wants_more(0)
+    assert feed.has(1)
     assert pulled == [0]
     assert [feed.next().id, feed.next().id] == [0, 1]

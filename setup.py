@@ -13,12 +13,14 @@ PROJECT_URL = re.search(r'^PROJECT_URL = "([^"]+)"', ABOUT, re.MULTILINE).group(
 WANDB = ["wandb>=0.16"]
 TESTS = [
     "hypothesis>=6.100",
+    "moto[server]>=5.0",
     "mypy>=1.10",
     "pandas>=2.0",
     "pytest>=8.0",
     "pytest-socket>=0.7",
     "pytest-timeout>=2.3",
     "ruff>=0.6",
+    "s3fs>=2024.2",
     "scikit-image>=0.22",
     "tfrecord>=1.14",
     "trustme>=1.1",

@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The Debian packages that the tests need; nothing else in the project names any.
+# The Debian packages that the tests and the benchmarks need; what the demo shows comes from one more, named there.
 DEB_PACKAGES :=
+DEB_BENCH_PACKAGES := nginx-light openssl
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,7 +16,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
 
-.PHONY: help venv venv-tests debs demo test test-fast lint format clean
+.PHONY: help venv venv-tests debs demo test test-fast lint format bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +47,11 @@ lint: venv-tests ## check style, formatting and types
 format: venv-tests ## format the code and fix what can be fixed safely
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+bench: venv-tests ## compare with img2dataset on the same photographs; about six minutes (docs/performance.md)
+	@$(call deb_install,$(DEB_BENCH_PACKAGES))
+	@$(BIN)/python benchmarks/run.py </dev/null
+	@$(BIN)/python benchmarks/quality.py </dev/null
 
 clean: ## remove all that these targets made
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

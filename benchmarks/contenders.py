@@ -117,7 +117,7 @@ def peer(out: Path) -> Contender:
 def venv(folder: Path, requirements: tuple[str, ...]) -> Path:
     """The Python of a virtual environment that has `requirements`; it is made when it is not there or has others."""
     python, mark = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "\n".join(requirements)
+    wanted = "\n".join((f"# Python {sys.version}", *requirements))
     if not mark.exists() or mark.read_text() != wanted:
         print(f"installing {', '.join(requirements)} into {folder.name}")
         shutil.rmtree(folder, ignore_errors=True)

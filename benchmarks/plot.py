@@ -24,7 +24,7 @@ def main(results: Path, picture: Path) -> None:
     for axis, (what, title, digits) in zip(axes, PANELS, strict=True):
         _panel(axis, data["schemes"], what, digits)
         axis.set_title(title, fontsize=11)
-    axes[0].legend(frameon=False)
+    axes[1].legend(frameon=False, loc="upper left")
     machine, pictures = data["machine"], data["corpus"]
     figure.supxlabel(
         f"{machine['cores']} cores ({machine['cpu']}), {pictures['files']} JPEGs of "

@@ -86,7 +86,8 @@ def read(path: Path) -> Counter[Stack]:
     stacks: Counter[Stack] = Counter()
     for line in path.read_text().splitlines():
         frames, _, count = line.rpartition(" ")
-        stacks[tuple(frames.split(";"))] += int(count)
+        if count.isdigit():  # a frame of generated code may hold a line break
+            stacks[tuple(frames.split(";"))] += int(count)
     return stacks
 
 
@@ -94,8 +95,8 @@ def by_thread(stacks: Counter[Stack]) -> Counter[str]:
     """Samples by kind of thread: numbers in names are left out."""
     counts: Counter[str] = Counter()
     for stack, count in stacks.items():
-        name = stack[0].partition('"')[2].rstrip('"') or stack[0]
-        counts[name.rstrip("0123456789_-") or name] += count
+        name = stack[0].partition(": ")[2]  # "thread (123): shard-4"; py-spy knows no name at the very start
+        counts[name.rstrip("0123456789_-") or "(unnamed)"] += count
     return counts
 
 

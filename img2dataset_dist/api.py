@@ -50,6 +50,7 @@ def download(  # noqa: PLR0917 (positions are the peer's)
     ignore_ssl_certificate: bool = False,
     *,
     connect_timeout: float | None = None,
+    decode: str = "fast",
     infer_types: bool = True,
     max_body_bytes: int = 64 * 2**20,
     max_buffered_bytes: int = 256 * 2**20,

@@ -166,10 +166,10 @@ def orientation_of(exif: bytes | None) -> int:
 def _jpeg_header(body: bytes, _kind: str) -> tuple[int, int, int]:
     # The decoder's own parser, so that what is checked is what gets decoded.
     height, width, _, _ = simplejpeg.decode_jpeg_header(body, strict=False)
-    return width, height, orientation_of(_jpeg_exif(body))
+    return width, height, orientation_of(jpeg_exif(body))
 
 
-def _jpeg_exif(body: bytes) -> bytes | None:
+def jpeg_exif(body: bytes) -> bytes | None:
     """The first EXIF segment before the picture data."""
     at = 2
     while at + 4 <= len(body) and body[at] == 0xFF:  # noqa: PLR2004 (every marker starts with it)

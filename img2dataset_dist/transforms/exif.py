@@ -10,11 +10,11 @@ from io import BytesIO
 import exifread
 
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.media import sniff
+from img2dataset_dist.media import jpeg_exif, sniff
 from img2dataset_dist.model import Sample
 
 _MARKS = (b"Exif", b"eXIf", b"EXIF")
-"""How a block of tags begins in JPEG, HEIC and AVIF, in PNG, and in WebP."""
+"""How a block of tags begins in HEIC and AVIF, in PNG, and in WebP."""
 
 
 class ExtractExif:
@@ -33,9 +33,16 @@ class ExtractExif:
         return replace(sample, exif=_tags(sample.body))
 
 
+def _may_have_tags(body: bytes) -> bool:
+    kind = sniff(body)
+    if kind == "jpeg":
+        return jpeg_exif(body) is not None
+    return kind == "tiff" or any(mark in body for mark in _MARKS)
+
+
 def _tags(body: bytes) -> str | None:
-    # Most images on the web have no tags; this is microseconds, exifread is a good part of a millisecond.
-    if not any(mark in body for mark in _MARKS) and sniff(body) != "tiff":
+    # Most images on the web have no tags; to see that takes microseconds, exifread a good part of a millisecond.
+    if not _may_have_tags(body):
         return "{}"
     try:
         tags = exifread.process_file(BytesIO(body), details=False)

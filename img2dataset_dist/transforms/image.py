@@ -73,7 +73,7 @@ class ImageTransform:
 
     def _make(self, body: bytes, header: Header, boxes: list[Box]) -> _Result:
         todo = plan(*header.upright, self._image)
-        picture = decode(body, header, _sufficient(todo))
+        picture = decode(body, header, sufficient(todo))
         pixels = picture.pixels
         changed = bool(boxes) or not picture.plain
         if todo is not None:
@@ -106,11 +106,11 @@ def check(width: int, height: int, image: ImageConfig) -> None:
         raise TooManyPixels("more pixels than max_decode_pixels")
 
 
-def _sufficient(todo: Plan | None) -> tuple[int, int]:
+def sufficient(todo: Plan | None) -> tuple[int, int]:
     """Width and height in pixels that a decoder may reduce to; (0, 0) when every pixel counts.
 
-    Only the area filter averages over all pixels, so only its result stays what a full decode would give.
+    Only the area filter averages over all pixels, so only its result stays close to what a full decode would give.
     """
-    if todo is None or not todo.shrinks or todo.interpolation != cv2.INTER_AREA:
+    if todo is None or not (todo.fast and todo.shrinks) or todo.interpolation != cv2.INTER_AREA:
         return 0, 0
     return todo.width * _OVERSAMPLING, todo.height * _OVERSAMPLING

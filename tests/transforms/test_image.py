@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from skimage.metrics import structural_similarity
 from support.photos import photograph
 
 from img2dataset_dist.config import JobConfig
@@ -168,7 +169,9 @@ def test_area_is_the_mean_of_the_covered_pixels(factor):
 
 def test_area_at_an_odd_factor():
     picture = np.asarray(PHOTO)[:300, :450]
-    done = lossless(image_size=180, resize_mode="keep_ratio_largest")(sample(file(picture)))  # factor 2.5
+    done = lossless(image_size=180, resize_mode="keep_ratio_largest", decode="exact")(
+        sample(file(picture))
+    )  # factor 2.5
     twice = picture.repeat(2, axis=0).repeat(2, axis=1)
     assert np.abs(pixels(done.data) - box_filter(twice, 5)).max() <= 1
 
@@ -572,3 +575,21 @@ def test_threads_share_a_transform():
     alone = [work(one).data for one in samples]
     with ThreadPoolExecutor(4) as pool:
         assert [done.data for done in pool.map(work, samples)] == alone
+
+
+@pytest.mark.parametrize(
+    ("size", "to"), [((450, 300), 180), ((900, 700), 256), ((1000, 640), 211), ((1600, 1100), 256)]
+)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_fast_is_close_to_exact(kind, size, to):
+    """The two differ, by less than saving as JPEG would change; exact is the area filter on every pixel."""
+    body = file(PHOTO.resize(size, Image.Resampling.LANCZOS), kind)
+    options = {"image_size": to, "resize_mode": "keep_ratio_largest"}
+    fast = pixels(lossless(**options)(sample(body)).data)
+    exact = pixels(lossless(decode="exact", **options)(sample(body)).data)
+    whole = np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
+    area = cv2.resize(whole, exact.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(exact.astype(int) - area).max() <= 1
+    assert structural_similarity(fast, exact, channel_axis=2) > (0.98 if kind == "JPEG" else 0.99)
+    large = kind == "PNG" and size[0] > 5 * to
+    assert np.array_equal(fast, exact) == large, "a large reduction that no decoder helps with is the filter's"

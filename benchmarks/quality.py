@@ -1,0 +1,64 @@
+"""How close `decode="fast"` is to `decode="exact"`: SSIM and PSNR over the corpus of `run.py`, and the time of both.
+
+    python benchmarks/quality.py [PICTURES]
+
+Compares the pixels before they are encoded, so that nothing but the decoding and resizing differs. Needs scikit-image
+(in the `tests` extra).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import corpus
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from img2dataset_dist.config import ImageConfig
+from img2dataset_dist.media import read_header
+from img2dataset_dist.transforms.decode import decode
+from img2dataset_dist.transforms.image import sufficient
+from img2dataset_dist.transforms.resize import Pixels, plan, resize
+
+OUT = Path(__file__).resolve().parent / "out"
+FILES = 2000
+SIZES = (128, 256, 384, 512)
+
+
+def main(count: int) -> None:
+    """Print a line per target size."""
+    folder = corpus.make(OUT, FILES).folder
+    bodies = [path.read_bytes() for path in sorted(folder.iterdir())[:: max(1, FILES // count)]]
+    print(f"{len(bodies)} pictures; border mode; times are decode and resize, in one thread")
+    print("image_size  SSIM mean  5th pct  least   PSNR mean  least   fast ms  exact ms")
+    for size in SIZES:
+        times: dict[str, list[float]] = {"fast": [], "exact": []}
+        ssim, psnr = [], []
+        for body in bodies:
+            pair = [_timed(body, ImageConfig(image_size=size, decode=how), times[how]) for how in ("fast", "exact")]
+            ssim.append(structural_similarity(*pair, channel_axis=2))
+            error = float(np.mean((pair[0].astype(float) - pair[1]) ** 2))
+            psnr.append(peak_signal_noise_ratio(*pair) if error else 99.0)
+        print(
+            f"{size:10}  {statistics.mean(ssim):9.4f}  {np.percentile(ssim, 5):7.4f}  {min(ssim):.4f}  "
+            f"{statistics.mean(psnr):8.1f}  {min(psnr):6.1f}  {1e3 * statistics.mean(times['fast']):8.2f}  "
+            f"{1e3 * statistics.mean(times['exact']):8.2f}"
+        )
+
+
+def _timed(body: bytes, options: ImageConfig, times: list[float]) -> Pixels:
+    began = time.perf_counter()
+    header = read_header(body)
+    todo = plan(*header.upright, options)
+    pixels = decode(body, header, sufficient(todo)).pixels
+    if todo is not None:
+        pixels = resize(pixels, todo)
+    times.append(time.perf_counter() - began)
+    return pixels
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)

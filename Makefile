@@ -36,7 +36,7 @@ test: debs venv-tests ## install what the tests need, then run all of them and t
 	if [ -n "$$failed" ]; then printf 'make test: FAILED\n%s' "$$failed"; exit 1; fi; \
 	echo 'make test: passed'
 
-test-fast: ## run the quick tests only, with what is installed
+test-fast: venv-tests ## run the quick tests only
 	@$(BIN)/pytest -m "not slow and not crash" </dev/null
 
 lint: venv-tests ## check style, formatting and types

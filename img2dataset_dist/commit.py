@@ -71,6 +71,7 @@ class Attempt:
         self.shard_id = shard_id
         self.shard_name = shard_name
         self.name = own_name(shard_name)
+        self.token = self.name.rpartition(".")[2]  # for the receipt: no host name in what people publish
         self._output = output
         self._staging = output.sub(f"{STAGING}/{self.name}")
         self._opened: list[str] = []
@@ -93,7 +94,7 @@ class Attempt:
         receipt = Receipt(
             shard_id=self.shard_id,
             stats=stats,
-            attempt=self.name,
+            attempt=self.token,
             fingerprint=fingerprint,
             files=_summary(files),
         )

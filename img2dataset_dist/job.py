@@ -12,7 +12,7 @@ from img2dataset_dist import registry, storage
 from img2dataset_dist.commit import SPOOL, output_folder
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import Engine
-from img2dataset_dist.errors import ConfigError, InputError, ResumeRefused, ShardsFailed
+from img2dataset_dist.errors import ConfigError, InputError, ShardsFailed
 from img2dataset_dist.model import Receipt, Shard, ShardFailure, Stats
 from img2dataset_dist.plan import Plan, make_plan
 from img2dataset_dist.reports import JobStart, Report
@@ -82,7 +82,6 @@ class _Run:
     shards: dict[int, Shard] = field(default_factory=dict)
     failed: dict[int, ShardFailure] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
-    known_done: int = 0
 
     def go(self) -> Stats:
         """Run all shards, then those that failed again, and tidy up whatever happened."""
@@ -117,15 +116,6 @@ class _Run:
             if shard.id not in self.standing.done:
                 self.shards[shard.id] = shard
                 yield shard
-                continue
-            self.known_done += 1
-            foreign = self.standing.foreign_rows.get(shard.id, shard.rows)
-            if foreign != shard.rows:
-                raise ResumeRefused(
-                    f"shard {shard.id} in the output folder has {foreign} rows, but this list would give it "
-                    f"{shard.rows}: it is another list or shard size. Choose another --output_folder or use "
-                    "--incremental_mode=overwrite or extend"
-                )
 
     def _round(self, job: ShardJob, shards: Iterator[Shard], *, overlap: bool) -> None:
         events = self.engine.run(job, shards, overlap=overlap)

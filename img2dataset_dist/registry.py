@@ -84,6 +84,6 @@ def lookup(kind: str, name: str) -> Any:
                 f"{option}={name!r} needs the package {error.name}: "
                 f"pip install 'img2dataset_dist[{EXTRAS[error.name]}]'"
             ) from error
-        raise ConfigError(f"{option}={name!r}: cannot import {module_name} ({error})") from error
+        raise ConfigError(f"{option}={name!r}: cannot import {module_name} ({error}); is it on PYTHONPATH?") from error
     except AttributeError as error:
         raise ConfigError(f"{option}={name!r}: {module_name} has no {class_name}") from error

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from img2dataset_dist.commit import CLAIMS, SHARD_SUFFIXES, SPOOL, STAGING, WORK, CommitLost, read_receipt, roll_forward
@@ -38,13 +38,11 @@ class Standing:
     Attributes:
         first_shard: id of the job's first shard.
         done: ids of all shards in the folder that are complete.
-        foreign_rows: shard id to row count, where receipts come from another tool and must be checked by their count.
         notes: what the user should know.
     """
 
     first_shard: int
     done: frozenset[int]
-    foreign_rows: Mapping[int, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -69,13 +67,13 @@ def enter(output: Folder, plan: Plan, config: JobConfig) -> Standing:
         foreign: dict[int, int] = {}
     else:
         foreign = {} if jobs else _foreign_receipts(output, digits)
+        _check_foreign(plan, foreign)
         first = _match(jobs, plan)
+        _same_kind(jobs, plan, config)
         _recover(output)
         done = _done(output, digits) - ({i for i, rows in foreign.items() if rows < 0})
         if foreign:
-            notes.append(
-                f"{len(foreign)} shard(s) were made by another tool; they are kept where their row count fits this list"
-            )
+            notes.append(f"{len(foreign)} shard(s) were made by another tool; their row counts fit this list")
     notes += _changed_options(jobs, plan, config)
     if not any(job["fingerprint"] == plan.fingerprint and job["first_shard"] == first for job in jobs):
         jobs.append(
@@ -92,7 +90,6 @@ def enter(output: Folder, plan: Plan, config: JobConfig) -> Standing:
     return Standing(
         first_shard=first,
         done=frozenset(done),
-        foreign_rows={i: rows for i, rows in foreign.items() if rows >= 0},
         notes=tuple(notes),
     )
 
@@ -105,6 +102,7 @@ def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> No
             if job["fingerprint"] == plan.fingerprint and job["first_shard"] == first_shard:
                 job["complete"] = True
         output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
+        output.remove(SPOOL)
     sweep(output)
     for folder in (STAGING, CLAIMS, SPOOL):
         if output.exists(folder) and not output.sub(folder).files_below():
@@ -146,6 +144,31 @@ def _foreign_receipts(output: Folder, digits: int) -> dict[int, int]:
     with ThreadPoolExecutor(32) as pool:
         receipts = list(pool.map(lambda name: read_receipt(output, name), names))
     return {int(name): receipt.stats.count if receipt else -1 for name, receipt in zip(names, receipts, strict=True)}
+
+
+def _check_foreign(plan: Plan, foreign: Mapping[int, int]) -> None:
+    """Another tool's shards must have the row counts that this list would give them; walks the list once."""
+    for shard in plan.shards() if foreign else ():
+        rows = foreign.get(shard.id, -1)
+        if rows not in (-1, shard.rows):
+            raise ResumeRefused(
+                f"shard {shard.id} in the output folder has {rows} rows, but this list would give it {shard.rows}: it "
+                "is another list or shard size. Choose another --output_folder, or use --incremental_mode=overwrite "
+                "or extend"
+            )
+
+
+def _same_kind(jobs: list[dict[str, Any]], plan: Plan, config: JobConfig) -> None:
+    """One dataset is of one format: a loader would see only some of the shards."""
+    now = _recorded(config)
+    for job in jobs:
+        for name in ("output_format", "encode_format"):
+            before = job["options"].get(name, now[name])
+            if job["fingerprint"] == plan.fingerprint and before != now[name]:
+                raise ResumeRefused(
+                    f"the output folder was made with {name}={before}, not {now[name]}: choose another "
+                    "--output_folder, or use --incremental_mode=overwrite to start again"
+                )
 
 
 def _read_jobs(output: Folder) -> list[dict[str, Any]]:

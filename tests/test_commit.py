@@ -68,7 +68,7 @@ def test_second_attempt_rolls_the_first_forward(output: Folder, monkeypatch: pyt
             first.commit(STATS, "f")
     assert content(output) == {}
     receipt = second.commit(STATS, "f")
-    assert receipt.attempt == first.name
+    assert receipt.attempt == first.token
     assert content(output)["00003.tar"] == b"one"
     assert content(output)["00003.parquet"] == b"meta one"
 
@@ -90,7 +90,7 @@ def test_half_published_is_completed_by_the_same_attempts_files(
         with pytest.raises(KeyboardInterrupt):
             first.commit(STATS, "f")
     assert read_receipt(output, "00003") is None
-    assert attempt(output, b"two").commit(STATS, "f").attempt == first.name
+    assert attempt(output, b"two").commit(STATS, "f").attempt == first.token
     assert content(output)["00003.tar"] == b"one"
     assert content(output)["00003.parquet"] == b"meta one"
 
@@ -117,7 +117,7 @@ def test_late_claim_on_a_committed_shard_is_dropped(output: Folder, monkeypatch:
         return real(folder, name, data)
 
     monkeypatch.setattr(Folder, "create_whole", create_after_the_first_has_committed)
-    assert second.commit(STATS, "f").attempt == first.name
+    assert second.commit(STATS, "f").attempt == first.token
     assert content(output)["00003.tar"] == b"one"
     assert not output.exists(claim_name("00003"))
 
@@ -131,7 +131,7 @@ def test_lost_staging_is_said_and_can_be_retried(output: Folder, monkeypatch: py
     first.discard()
     with pytest.raises(CommitLost, match="00003"):
         attempt(output, b"two").commit(STATS, "f")
-    assert attempt(output, b"three").commit(STATS, "f").attempt != first.name
+    assert attempt(output, b"three").commit(STATS, "f").attempt != first.token
     assert content(output)["00003.tar"] == b"three"
 
 

@@ -97,6 +97,26 @@ def test_options_of_another_kind_may_change_and_are_told(
     assert "image_size (was 32, is 64)" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("change", [{"output_format": "files"}, {"encode_format": "webp"}])
+def test_another_format_is_refused(urls: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    """Else the command would say that all is done, and a loader would find nothing."""
+    run(urls, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(ResumeRefused, match=next(iter(change))):
+        run(urls, tmp_path / "out", **change)
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_slices_that_a_killed_driver_left_are_removed(urls: Path, tmp_path: Path) -> None:
+    run(urls, tmp_path / "out")
+    (tmp_path / "out" / "00001_stats.json").unlink()
+    slices = tmp_path / "out" / "_img2dataset" / "input"
+    slices.mkdir()
+    (slices / "0.txt").write_text("left over")
+    run(urls, tmp_path / "out")
+    assert not slices.exists()
+
+
 def test_overwrite_removes_the_dataset_and_nothing_else(urls: Path, tmp_path: Path, server: NastyServer) -> None:
     out = tmp_path / "out"
     run(urls, out)

@@ -26,7 +26,7 @@ class Poison(WebDatasetWriter):
 
     def write(self, sample: Sample) -> None:
         deed, _, once = (sample.item.columns.get("caption") or "").partition(" ")
-        if deed and not (once and _seen(once)):
+        if deed and not (once and _seen(once)) and "NO_POISON" not in os.environ:
             DEEDS[deed]()
         super().write(sample)
 

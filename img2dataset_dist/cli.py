@@ -157,7 +157,7 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
         return None, []
     name = first if first in COMMANDS else "download"
     rest = argv[1:] if first in COMMANDS else argv
-    if any(arg in ("-h", "--help", "help") for arg in rest) or first in ("help", "--help"):
+    if rest[:1] == ["help"] or any(arg in ("-h", "--help") for arg in rest) or first in ("help", "--help"):
         print(help_text(None if first in ("help", "--help", "-h") else name))
         return None, []
     if name != first and not first.startswith("-"):
@@ -172,7 +172,11 @@ def _flags(command: Command, argv: list[str]) -> dict[str, Any]:
     positional, given = _split_flags(argv)
     if len(positional) > len(command.positional):
         raise ConfigError(f"unexpected argument '{positional[len(command.positional)]}'; flags look like --name=value")
-    given = dict(zip(command.positional, positional, strict=False)) | given
+    named = dict(zip(command.positional, positional, strict=False))
+    for name, value in named.items():
+        if name in given:
+            raise ConfigError(f"unexpected argument '{value}': there is --{name}={given[name]} already")
+    given = named | given
     known: dict[str, Any] = {**command.flags, **(options() if command.job_options else {})}
     values: dict[str, Any] = {}
     if command.job_options and "config" in given:
@@ -209,12 +213,22 @@ def parse_value(text: str, option: Option) -> Any:
     if tuple in kinds or list in kinds:
         if text == "None":
             return None
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = [part.strip() for part in text.strip("[]()").split(",") if part.strip()]
-        return [value] if isinstance(value, str) else value
+        return _names(text)
     return text
+
+
+def _names(text: str) -> list[str]:
+    """A list of names as a Python or JSON list or a,b: `[1,2]` are the names "1" and "2", as the user typed them."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        value = None
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        return list(value)
+    parts = (part.strip().strip("'\"") for part in text.strip("[]() ").split(","))
+    return [part for part in parts if part]
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -231,7 +245,7 @@ def read_config_file(path: str) -> dict[str, Any]:
     """
     try:
         with fsspec.open(path, "r", encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+            content = json.load(file) if path.endswith(".json") else yaml.safe_load(file)
     except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
         raise ConfigError(f"config: cannot read {path}: {error}") from error
     if not isinstance(content, dict):

@@ -30,8 +30,9 @@ TEXT_FORMATS = ("txt", "csv", "tsv", "json", "jsonl")
 InputFormat = Literal[
     "txt", "csv", "tsv", "json", "jsonl", "txt.gz", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz", "parquet"
 ]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Wait = Annotated[float, Field(ge=0, le=86400)]
 NO_DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 
 
@@ -68,12 +69,22 @@ class InputConfig(_Group):
     @field_validator("save_additional_columns")
     @classmethod
     def _no_reserved_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        clash = sorted(set(names or ()) & {*RESERVED, *EXTRA_COLUMNS})
-        if clash:
-            raise ValueError(f"may not hold {', '.join(clash)}: the dataset has columns of these names itself")
+        _refuse_reserved(names or ())
         if len(set(names or ())) != len(names or ()):
             raise ValueError("names a column twice")
         return names
+
+    @field_validator("bbox_col")
+    @classmethod
+    def _no_reserved_name(cls, name: str | None) -> str | None:
+        _refuse_reserved(() if name is None else (name,))
+        return name
+
+
+def _refuse_reserved(names: tuple[str, ...]) -> None:
+    clash = sorted(set(names) & {*RESERVED, *EXTRA_COLUMNS})
+    if clash:
+        raise ValueError(f"may not hold {', '.join(clash)}: the dataset has columns of these names itself")
 
 
 class FetchConfig(_Group):
@@ -84,7 +95,7 @@ class FetchConfig(_Group):
     connect_timeout: Seconds | None = Field(
         None, description="Seconds for name resolution, TCP and TLS. None: as long as `timeout`."
     )
-    min_bytes_per_second: Annotated[int, Field(ge=0)] = Field(
+    min_bytes_per_second: Annotated[int, Field(ge=0, le=2**40)] = Field(
         64, description="A transfer that stays slower for `min_speed_window` seconds fails. 0 turns it off."
     )
     min_speed_window: Count = Field(
@@ -98,12 +109,10 @@ class FetchConfig(_Group):
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="How often to try again after a transient failure."
     )
-    retry_backoff: Annotated[float, Field(ge=0)] = Field(
+    retry_backoff: Wait = Field(
         1.0, description="Seconds before the first retry; doubles with each, with jitter. Waiting rows hold no slot."
     )
-    retry_max_wait: Annotated[float, Field(ge=0)] = Field(
-        60, description="Longest wait before a retry in seconds; caps Retry-After too."
-    )
+    retry_max_wait: Wait = Field(60, description="Longest wait before a retry in seconds; caps Retry-After too.")
     user_agent_token: str | None = Field(
         None, description="A name of your own in the user agent; X-Robots-Tag may address it."
     )
@@ -131,7 +140,7 @@ class FetchConfig(_Group):
 class ImageConfig(_Group):
     """What to make of the bytes. Consumed by `transforms/`."""
 
-    image_size: Count = Field(256, description="Target side in pixels.")
+    image_size: Annotated[int, Field(ge=1, le=65535)] = Field(256, description="Target side in pixels.")
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         "border",
         description="no: keep. border: longer side to image_size, white borders. keep_ratio: shorter side to "
@@ -148,7 +157,9 @@ class ImageConfig(_Group):
         False, description="Keep the original bytes when they have the format already and nothing would change."
     )
     disable_all_reencoding: bool = Field(False, description="Store the bytes as they came; decode nothing.")
-    min_image_size: Annotated[int, Field(ge=0)] = Field(0, description="Reject images whose shorter side is smaller.")
+    min_image_size: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        0, description="Reject images whose shorter side is smaller."
+    )
     max_image_area: Annotated[float, Field(gt=0)] = Field(
         float("inf"), description="Reject images with more pixels; read from the header, before decoding."
     )
@@ -157,6 +168,12 @@ class ImageConfig(_Group):
     )
     max_decode_pixels: Count = Field(
         200_000_000, description="Never decode an image whose header announces more pixels (decompression bombs)."
+    )
+    decode: Literal["fast", "exact"] = Field(
+        "fast",
+        description="fast: a JPEG is decoded no larger than needed, and the area filter works in two steps "
+        "(docs/performance.md says how close that is). exact: every pixel is decoded and `downscale_interpolation` "
+        "applied once, as img2dataset does.",
     )
     extract_exif: bool = Field(True, description="Store the EXIF tags as JSON in column `exif`.")
     compute_hash: Hash | None = Field("sha256", description="Hash of the original bytes, as a column of that name.")
@@ -271,9 +288,8 @@ def _check_across(config: JobConfig) -> None:
     carried = {*(config.input.save_additional_columns or ()), config.input.bbox_col}
     for name in (config.image.encode_format, "txt"):
         if name in carried:
-            raise ConfigError(
-                f"save_additional_columns may not hold {name}: samples have a part of that name; rename the column"
-            )
+            option = "bbox_col" if name == config.input.bbox_col else "save_additional_columns"
+            raise ConfigError(f"{option} may not hold {name}: samples have a part of that name; rename the column")
     if config.input.input_format.startswith("txt"):
         wanted = {
             "caption_col": config.input.caption_col,

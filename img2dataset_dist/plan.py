@@ -23,7 +23,6 @@ from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import BadUrl, ConfigError, InputError
 from img2dataset_dist.model import Shard, Source
 from img2dataset_dist.readers import Reader, SlicingReader, Span
-from img2dataset_dist.readers.lines import open_stream
 
 WHOLE_HASH = 8 * 2**20
 """Input files up to this many bytes are fingerprinted whole, larger ones by size, date or ETag, and samples."""
@@ -66,6 +65,12 @@ class Plan:
         Raises:
             InputError: an input file cannot be read to its end.
         """
+        try:
+            yield from self._shards(spool, done)
+        except ConfigError as error:  # it was fine when the plan was made
+            raise InputError(f"{error}; the file changed") from error
+
+    def _shards(self, spool: storage.Folder | None, done: Container[int]) -> Iterator[Shard]:
         reader = reader_for(self.config)
         shard_id = self.first_shard
         for source in self.sources:
@@ -81,13 +86,12 @@ class Plan:
     def _slices(
         self, reader: SlicingReader, source: Source, first: int, spool: storage.Folder, done: Container[int]
     ) -> Iterator[Shard]:
-        with open_stream(source.path, self.config) as stream:
-            for shard_id, (span, content) in enumerate(reader.slices(stream, source), first):
-                name = f"{shard_id}.{source.format}"
-                if shard_id not in done:
-                    spool.write_whole(name, content)
-                slice_source = reader.slice_source(spool.url(name), source)
-                yield _shard(shard_id, slice_source, span, temporary=True)
+        for shard_id, (span, content) in enumerate(reader.slices(source), first):
+            name = f"{shard_id}.{source.format}"
+            if shard_id not in done:
+                spool.write_whole(name, content)
+            slice_source = reader.slice_source(spool.url(name), source)
+            yield _shard(shard_id, slice_source, span, temporary=True)
 
     def is_empty(self) -> bool:
         """Whether the list has no row at all; reads no further than the first."""
@@ -144,7 +148,9 @@ def input_files(config: InputConfig) -> list[str]:
         if fs.isfile(path):
             found = [path]
         elif fs.isdir(path):
-            found = fs.glob(f"{path.rstrip('/')}/*.{config.input_format}")
+            suffix = f".{config.input_format}"
+            listed = [info["name"] for info in fs.ls(path, detail=True) if info["type"] != "directory"]
+            found = [name for name in listed if name.endswith(suffix)]
             if not found:
                 raise ConfigError(
                     f"url_list: no file matches {path.rstrip('/')}/*.{config.input_format}; "
@@ -182,17 +188,19 @@ def _shard(shard_id: int, source: Source, span: Span, *, temporary: bool = False
 def _common_schema(schemas: list[pa.Schema], paths: list[str], config: InputConfig) -> pa.Schema:
     """One schema for the whole job, so that types never drift between files.
 
-    Text formats only guess: a type that not all files share becomes double (from int64 and double) or text.
+    Text formats only guess: a type that not all files share becomes double (from int64 and double) or text. A column
+    that one parquet file knows nothing about, because all its values are null, has the type of the others.
     """
     fields = []
     for field in schemas[0]:
         kinds = [schema.field(field.name).type for schema in schemas]
-        kind = kinds[0]
-        other = next((i for i, k in enumerate(kinds) if k != kind), None)
+        first = next((i for i, k in enumerate(kinds) if not pa.types.is_null(k)), 0)
+        kind = kinds[first]
+        other = next((i for i, k in enumerate(kinds) if k != kind and not pa.types.is_null(k)), None)
         if other is not None:
             if config.input_format == "parquet":
                 raise ConfigError(
-                    f"column '{field.name}' is {kind} in {paths[0]} but {kinds[other]} in {paths[other]}; "
+                    f"column '{field.name}' is {kind} in {paths[first]} but {kinds[other]} in {paths[other]}; "
                     "convert one of them"
                 )
             kind = pa.float64() if set(kinds) == {pa.int64(), pa.float64()} else pa.string()

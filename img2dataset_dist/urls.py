@@ -16,9 +16,10 @@ from img2dataset_dist.errors import BadUrl
 MAX_URL_LENGTH = 8192
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SAFE = "!$%&'()*+,-./:;=?@_~[]"
+_SAFE_IN_USER = "!$%&'()*+,-.:;=_~"
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.?")
 _PLAIN = re.compile(
-    r"https?://[A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9](?::\d{1,5})?(?:[/?][!$&'()*+,\-./0-9:;=?@A-Z_a-z~]*)?"
+    r"https?://[A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9](?::[1-9][0-9]{0,3})?(?:[/?][!$&'()*+,\-./0-9:;=?@A-Z_a-z~]*)?"
 )
 
 
@@ -53,10 +54,16 @@ def parse(text: str | None) -> Url:
     if parts.scheme.lower() not in ("http", "https"):
         raise BadUrl("URL scheme is not http or https" if parts.scheme else "URL has no scheme (http:// or https://)")
     host = _ascii_host(parts.hostname or "")
-    user = f"{quote(parts.netloc.rpartition('@')[0], safe=_SAFE)}@" if "@" in parts.netloc else ""
+    try:
+        user = f"{quote(parts.netloc.rpartition('@')[0], safe=_SAFE_IN_USER)}@" if "@" in parts.netloc else ""
+        path = quote(parts.path, safe=_SAFE) or "/"
+        query = quote(parts.query, safe=_SAFE)
+    except UnicodeError:  # lone surrogates
+        raise BadUrl("URL is not valid UTF-8") from None
     netloc = user + (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
-    path = quote(parts.path, safe=_SAFE) or "/"
-    url = urlunsplit((parts.scheme.lower(), netloc, path, quote(parts.query, safe=_SAFE), ""))
+    url = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
+    if len(url) > MAX_URL_LENGTH:
+        raise BadUrl(f"URL longer than {MAX_URL_LENGTH} characters")
     return Url(url, host.lower())
 
 

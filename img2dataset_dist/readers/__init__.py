@@ -13,7 +13,7 @@ The contract suite in tests/readers/ runs over every reader in the registry.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -39,6 +39,7 @@ class Reader(Protocol):
 
         Raises:
             ConfigError: not such a file, a wanted column is missing or there twice.
+            InputError: the file cannot be opened or breaks off.
         """
 
     def spans(self, source: Source) -> Iterator[Span]:
@@ -59,7 +60,7 @@ class Reader(Protocol):
 class SlicingReader(Reader, Protocol):
     """A reader that can also cut a stream that cannot be entered in the middle (gzip, a JSON array) into slices."""
 
-    def slices(self, stream: IO[bytes], source: Source) -> Iterator[tuple[Span, bytes]]:
+    def slices(self, source: Source) -> Iterator[tuple[Span, bytes]]:
         """Each span with the bytes of its rows alone, which `read` understands with `slice_source`."""
 
     def slice_source(self, path: str, source: Source) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import pyarrow as pa
 from img2dataset_dist.config import InputConfig, nearest
 from img2dataset_dist.errors import BadRow, ConfigError
 from img2dataset_dist.model import Failure, Item, Shard
+
+_BOXES = pa.list_(pa.list_(pa.float64()))
 
 
 def wanted(config: InputConfig) -> dict[str, str]:
@@ -34,6 +37,14 @@ def forced_types(config: InputConfig) -> dict[str, pa.DataType]:
         types["caption"] = pa.string()
     if config.verify_hash is not None:
         types[config.verify_hash[1]] = pa.string()
+    return types
+
+
+def forced_text_types(config: InputConfig) -> dict[str, pa.DataType]:
+    """The same for formats without types of their own: boxes of whole numbers are boxes like others."""
+    types = forced_types(config)
+    if config.bbox_col is not None:
+        types[config.bbox_col] = _BOXES
     return types
 
 
@@ -115,7 +126,7 @@ def _to_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return clean(json.dumps(value, ensure_ascii=False, default=str))
     return str(value)
 
 
@@ -127,23 +138,54 @@ def clean(text: str) -> str:
 def _fit(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
-    if isinstance(value, str) and kind in _FROM_TEXT:
+    if isinstance(value, str) and kind in FROM_TEXT:
         return _parse(value, kind)
     try:
-        return pa.scalar(value, type=kind).as_py()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError, OverflowError):
+        stored = pa.scalar(value, type=kind).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
         raise BadRow(f"a value is no {kind}") from None
+    if not _holds(stored, value):
+        raise BadRow(f"a value is no {kind}")
+    return stored
+
+
+def _holds(stored: Any, value: Any) -> bool:
+    """Whether nothing of `value` was lost: Arrow cuts 1.5 to an integer, and skips keys that a struct does not have."""
+    if isinstance(value, dict):
+        return all(name in stored and _holds(stored[name], inner) for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return len(stored) == len(value) and all(map(_holds, stored, value))
+    return bool(stored == value or value != value)  # noqa: PLR0124 (NaN)
 
 
 NULLS = frozenset({"", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "nan", "NaN"})
 """What stands for a null in a csv column of numbers or booleans; in a text column it is just text."""
 
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14}|(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|-?inf")
+"""Neither "007" nor a whole number of more than 15 digits (an id): a double would not give it back."""
+
 _BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
-_FROM_TEXT: dict[pa.DataType, Callable[[str], Any]] = {
-    pa.int64(): int,
-    pa.float64(): float,
+
+
+def _whole(value: str) -> int:
+    if not _INTEGER.fullmatch(value) or not -(2**63) <= int(value) < 2**63:
+        raise ValueError
+    return int(value)
+
+
+def _number(value: str) -> float:
+    if not _NUMBER.fullmatch(value):
+        raise ValueError
+    return float(value)
+
+
+FROM_TEXT: dict[pa.DataType, Callable[[str], Any]] = {
+    pa.int64(): _whole,
+    pa.float64(): _number,
     pa.bool_(): _BOOLEANS.__getitem__,
 }
+"""The types that are guessed for text, narrowest first, and how a text is read as one of them or refused."""
 
 
 def _parse(value: str, kind: pa.DataType) -> Any:
@@ -151,9 +193,18 @@ def _parse(value: str, kind: pa.DataType) -> Any:
     if value in NULLS:
         return None
     try:
-        return _FROM_TEXT[kind](value)
+        return FROM_TEXT[kind](value)
     except (ValueError, KeyError):
         raise BadRow(f"a value is no {kind}") from None
+
+
+def fits(value: str, kind: pa.DataType) -> bool:
+    """Whether a text can be read as `kind` without losing anything."""
+    try:
+        FROM_TEXT[kind](value)
+    except (ValueError, KeyError):
+        return False
+    return True
 
 
 def infer_type(values: Iterable[Any]) -> pa.DataType:
@@ -161,7 +212,7 @@ def infer_type(values: Iterable[Any]) -> pa.DataType:
     present = [value for value in values if value is not None]
     try:
         kind = pa.array(present).type if present else pa.string()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+    except (pa.ArrowException, ValueError, OverflowError):
         return pa.string()
     return pa.string() if pa.types.is_null(kind) or _holds_null(kind) else kind
 

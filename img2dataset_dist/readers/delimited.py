@@ -1,14 +1,14 @@
 """csv and tsv, with a header line.
 
-Quoting as RFC 4180 has it, quoted line breaks included. A quote that is never closed must not swallow the rest of the
-file: after `MAX_RECORD` bytes the record is given up and its first line alone becomes a bad row.
+Quoting as RFC 4180 has it, quoted line breaks included. A quote that is never closed must not swallow the rows after
+it: when it runs on for `MAX_RECORD` bytes or to the end, or closes where no quote may close (at the opening quote of a
+later row), the record is given up and its first line alone becomes a bad row.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,13 +16,10 @@ import pyarrow as pa
 
 from img2dataset_dist.errors import ConfigError
 from img2dataset_dist.model import Source
-from img2dataset_dist.readers.columns import NULLS, check_columns, forced_types, wanted
-from img2dataset_dist.readers.lines import LineReader, Lines, text
+from img2dataset_dist.readers.columns import FROM_TEXT, NULLS, check_columns, fits, forced_text_types, wanted
+from img2dataset_dist.readers.lines import MAX_LINE, LineReader, Lines, text
 
 MAX_RECORD = 2**20
-_BOXES = pa.list_(pa.list_(pa.float64()))
-_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|-?inf")
 
 
 class Record(NamedTuple):
@@ -33,7 +30,7 @@ class Record(NamedTuple):
 
 
 class _Runaway(Exception):
-    """A quoted field did not end within MAX_RECORD bytes."""
+    """A quoted field does not end where it should."""
 
 
 class CsvReader(LineReader):
@@ -45,23 +42,31 @@ class CsvReader(LineReader):
 
     def records(self, lines: Lines) -> Iterator[Record]:
         """Records as the csv module splits them, one at a time so that offsets stay exact."""
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD))
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD + MAX_LINE))  # what is too long, we decide
         while True:
             lines.forget()
-            taken = _Taken(lines)
+            taken = _Taken(lines, self.delimiter)
             try:
-                fields = next(csv.reader(taken, delimiter=self.delimiter), None)
-            except _Runaway:
+                fields = next(csv.reader(taken, delimiter=self.delimiter, strict=True), None)
+            except (csv.Error, _Runaway):
                 lines.put_back(taken.count - 1)
-                yield Record([], "a quoted field is never closed")
-                continue
-            except csv.Error:
-                yield Record([], "not valid csv")
+                yield self._lenient(taken.first)
                 continue
             if fields is None:
                 return
             if not taken.blank:
                 yield Record(fields)
+
+    def _lenient(self, line: bytes) -> Record:
+        """A line that is no strict csv: text after a closing quote is forgiven, an open quote is not."""
+        if len(line) >= MAX_LINE:
+            return Record([], "line too long")
+        try:
+            return Record(next(csv.reader(_only(line), delimiter=self.delimiter)))
+        except _Runaway:
+            return Record([], "a quoted field is never closed")
+        except csv.Error:
+            return Record([], "not valid csv")
 
     def parse(self, record: Record, columns: tuple[str, ...] | None) -> tuple[dict[str, Any], str | None]:
         """Values by column; an empty field is an empty text, and a null where its column has another type."""
@@ -77,7 +82,7 @@ class CsvReader(LineReader):
         elif self.config.bbox_col is not None and row.get(self.config.bbox_col) is not None:
             try:
                 row[self.config.bbox_col] = json.loads(row[self.config.bbox_col])
-            except ValueError:
+            except (ValueError, RecursionError):
                 row[self.config.bbox_col] = None
                 problem = f"column '{self.config.bbox_col}' is not valid JSON"
         return row, problem
@@ -94,9 +99,7 @@ class CsvReader(LineReader):
     def schema(self, source: Source, head: list[Record]) -> pa.Schema:
         """Types guessed from the first rows, but for those that we decide."""
         rows = [self.parse(record, source.columns)[0] for record in head]
-        types = forced_types(self.config)
-        if self.config.bbox_col is not None:
-            types[self.config.bbox_col] = _BOXES
+        types = forced_text_types(self.config)
         return pa.schema(
             [
                 pa.field(output, types.get(output) or self._guess([row.get(name) for row in rows]))
@@ -109,13 +112,7 @@ class CsvReader(LineReader):
         present = [value for value in values if value is not None and value not in NULLS]
         if not present or not self.config.infer_types:
             return pa.string()
-        if all(_INTEGER.fullmatch(value) for value in present):
-            return pa.int64()
-        if all(_NUMBER.fullmatch(value) for value in present) and not any(map(_padded, present)):
-            return pa.float64()
-        if all(value in ("true", "false", "True", "False") for value in present):
-            return pa.bool_()
-        return pa.string()
+        return next((kind for kind in FROM_TEXT if all(fits(value, kind) for value in present)), pa.string())
 
 
 class TsvReader(CsvReader):
@@ -128,8 +125,10 @@ class TsvReader(CsvReader):
 class _Taken:
     """Feeds one record's lines to the csv module as text, and counts them."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Lines, delimiter: str) -> None:
         self._lines = lines
+        self._space = b" \t\r\n\v\f".replace(delimiter.encode(), b"")
+        self.first = b""
         self.count = 0
         self.size = 0
         self.blank = True
@@ -143,14 +142,22 @@ class _Taken:
         try:
             line = next(self._lines)
         except StopIteration:
-            if self.count > 1:
+            if self.count:  # the csv module asks for another line only inside quotes
                 raise _Runaway from None
             raise
         self.count += 1
         self.size += len(line)
-        self.blank = self.blank and line.isspace()
-        return text(line).replace("\0", "\ufffd")
+        self.first = self.first or line
+        if len(line) >= MAX_LINE:
+            raise _Runaway
+        self.blank = self.blank and not line.strip(self._space)
+        return _text(line)
 
 
-def _padded(value: str) -> bool:
-    return bool(re.match(r"-?0\d", value))
+def _only(line: bytes) -> Iterator[str]:
+    yield _text(line)
+    raise _Runaway
+
+
+def _text(line: bytes) -> str:
+    return text(line).replace("\0", "\ufffd")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from img2dataset_dist.model import Source
-from img2dataset_dist.readers.columns import check_columns, forced_types, infer_type, wanted
+from img2dataset_dist.readers.columns import check_columns, clean, forced_text_types, infer_type, wanted
 from img2dataset_dist.readers.lines import MAX_LINE, LineReader, Lines, text
 
 
@@ -33,7 +33,9 @@ class JsonLinesReader(LineReader):
             row = json.loads(text(record))
         except (ValueError, RecursionError):
             return {}, "line is not valid JSON"
-        return (row, None) if isinstance(row, dict) else ({}, "line is not a JSON object")
+        if not isinstance(row, dict):
+            return {}, "line is not a JSON object"
+        return (_without_surrogates(row) if b"\\ud" in record.lower() else row), None
 
     def schema(self, source: Source, head: list[bytes]) -> pa.Schema:
         """Types guessed from the first rows, but for those that we decide."""
@@ -41,11 +43,20 @@ class JsonLinesReader(LineReader):
         return schema_of_rows(self, source, rows)
 
 
+def _without_surrogates(value: Any) -> Any:
+    """A JSON value in which half of an escaped surrogate pair is U+FFFD: no other format could hold it."""
+    if isinstance(value, dict):
+        return {clean(name): _without_surrogates(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_surrogates(inner) for inner in value]
+    return clean(value) if isinstance(value, str) else value
+
+
 def schema_of_rows(reader: LineReader, source: Source, rows: list[dict[str, Any]]) -> pa.Schema:
     """The schema for JSON rows: forced types, else what the rows have in common."""
     if rows:
         check_columns(reader.config, list(dict.fromkeys(name for row in rows for name in row)), source.path)
-    forced = forced_types(reader.config)
+    forced = forced_text_types(reader.config)
     return pa.schema(
         [
             pa.field(output, forced.get(output) or infer_type(row.get(name) for row in rows))

@@ -74,7 +74,8 @@ class Lines:
     def drop_prefix(self, size: int) -> None:
         """Skip the first `size` bytes of the next line, which has just been put back."""
         line, total = self._back.popleft()
-        self._back.appendleft((line[size:], total - size))
+        if total > size:
+            self._back.appendleft((line[size:], total - size))
         self.offset += size
 
     def forget(self) -> None:
@@ -137,15 +138,16 @@ class LineReader(ABC):
             self.header(lines, source.path)
             yield from self._cut(lines)
 
-    def slices(self, stream: IO[bytes], source: Source) -> Iterator[tuple[Span, bytes]]:
+    def slices(self, source: Source) -> Iterator[tuple[Span, bytes]]:
         """See `SlicingReader.slices`."""
-        lines = self._start(stream, source.path, collect=True)
-        self.header(lines, source.path)
-        lines.taken = []
-        for span in self._cut(lines):
-            content = b"".join(lines.taken)
-            lines.taken.clear()
-            yield Span(span.start, span.rows, (0, len(content))), content
+        with open_stream(source.path, self.config) as stream:
+            lines = self._start(stream, source.path, collect=True)
+            self.header(lines, source.path)
+            lines.taken = []
+            for span in self._cut(lines):
+                content = b"".join(lines.taken)
+                lines.taken.clear()
+                yield Span(span.start, span.rows, (0, len(content))), content
 
     def slice_source(self, path: str, source: Source) -> Source:
         """See `SlicingReader.slice_source`."""
@@ -186,14 +188,23 @@ class LineReader(ABC):
         """Lines behind the byte order mark; refuses files that are plainly something else."""
         lines = Lines(stream, collect=collect)
         first = next(lines, b"")
-        for magic, name in _FOREIGN.items():
-            if first.startswith(magic):
-                raise ConfigError(f"input_format={self.config.input_format!r}, but {path} looks like {name}")
+        refuse_foreign(first, path, self.config)
         if first:
             lines.put_back(1)
         if first.startswith(codecs.BOM_UTF8):
             lines.drop_prefix(len(codecs.BOM_UTF8))
         return lines
+
+
+def refuse_foreign(head: bytes, path: str, config: InputConfig) -> None:
+    """Refuse a file whose first bytes are plainly those of something else.
+
+    Raises:
+        ConfigError: naming the file and what it looks like.
+    """
+    for magic, name in _FOREIGN.items():
+        if head.startswith(magic):
+            raise ConfigError(f"input_format={config.input_format!r}, but {path} looks like {name}")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from img2dataset_dist import storage
 from img2dataset_dist.config import InputConfig
-from img2dataset_dist.errors import ConfigError, InputError
+from img2dataset_dist.errors import InputError
 from img2dataset_dist.model import Item, Shard, Source
 from img2dataset_dist.readers import Span
 from img2dataset_dist.readers.columns import ItemMaker, check_columns, forced_types, wanted
@@ -51,6 +51,8 @@ class ParquetReader:
         names = list(dict.fromkeys(wanted(self.config).values()))
         index = 0
         with _open(shard.source.path) as file:
+            if lost := set(names) - set(file.schema_arrow.names):
+                raise InputError(f"{shard.source.path}: column '{min(lost)}' is gone; the file changed")
             for table in _rows(file, names, shard.start, shard.rows):
                 for row in _plain(table).to_pylist():
                     yield maker.make(index, row)
@@ -92,10 +94,23 @@ def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _storable(kind: pa.DataType) -> pa.DataType:
+    """The type that a column goes on with: one whose values Python objects can hold, also inside of others."""
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if kind == pa.time64("ns"):
+        return pa.time64("us")
     if pa.types.is_dictionary(kind):
-        return kind.value_type
+        return _storable(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([inner.with_type(_storable(inner.type)) for inner in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_storable(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_storable(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(_storable(kind.key_type), _storable(kind.item_type))
     return kind
 
 
@@ -107,8 +122,8 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise ConfigError(f"{path} is not a readable parquet file: {error}") from error
+            raise InputError(f"{path} is not a readable parquet file: {error}") from error
         try:
             yield file
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except pa.ArrowException as error:
             raise InputError(f"{path}: {error}") from error

@@ -7,7 +7,7 @@ Order as the peer has it: additional columns, boxes, caption, [hash to verify], 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,6 +23,52 @@ _EXTRA_TYPES = {
     "attempts": pa.int32(),
     "bytes": pa.int64(),
 }
+
+
+class Description(NamedTuple):
+    """What a column holds, and when it is null."""
+
+    meaning: str
+    null: str
+
+
+_FAILED = "the row failed"
+_UNSIZED = "the row failed, or `disable_all_reencoding` kept bytes that are no image"
+_NOT_ASKED = "the row never came to a request (`bad_row`, `bad_url`)"
+_HASH = Description("Hex digest of the bytes as they came, before any re-encoding.", _FAILED)
+_MEDIA = Description("The stored image; only in parquet output.", _FAILED)
+
+DESCRIPTIONS: dict[str, Description] = {
+    "caption": Description("The caption, from `caption_col`.", "the list has none for this row"),
+    "url": Description("The URL as the list has it.", "the list has none, or the row could not be read"),
+    "key": Description("Name of the sample: unique in the dataset, and the stem of its file names.", "never"),
+    "status": Description("`success`, `failed_to_download` or `failed_to_resize`.", "never"),
+    "error_message": Description("Why the row failed, for people.", "the row succeeded"),
+    "width": Description("Width of the stored image in pixels.", _UNSIZED),
+    "height": Description("Height of the stored image in pixels.", _UNSIZED),
+    "original_width": Description("Width of the image as it came, upright, in pixels.", _UNSIZED),
+    "original_height": Description("Height of the image as it came, upright, in pixels.", _UNSIZED),
+    "exif": Description(
+        "JSON text of the EXIF tags, names and values as exifread prints them; `{}` for no tags.",
+        "the row failed, or the tags cannot be read",
+    ),
+    "md5": _HASH,
+    "sha256": _HASH,
+    "sha512": _HASH,
+    "jpg": _MEDIA,
+    "png": _MEDIA,
+    "webp": _MEDIA,
+    "error_code": Description("Why the row failed, for programs; a code of docs/errors.md.", "the row succeeded"),
+    "http_status": Description("Status of the last response.", "no response came"),
+    "final_url": Description("The URL that was asked last, after all redirects.", _NOT_ASKED),
+    "content_type": Description("Content-Type header of the last response.", "there was none"),
+    "fetch_ms": Description("Milliseconds of the last attempt, its redirects included.", _NOT_ASKED),
+    "attempts": Description("How often the URL was tried; 0 when it never came to a request.", "never"),
+    "bytes": Description(
+        "Size of the body as it came, after content decoding; of a failed fetch, what had arrived.", _NOT_ASKED
+    ),
+}
+"""Every column with a fixed name. Columns that are carried over from the list mean what they mean there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

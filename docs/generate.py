@@ -1,0 +1,274 @@
+"""Write docs/reference.md and docs/errors.md from the code: `python docs/generate.py`.
+
+With `--check` nothing is written; the exit code is 1 when a file is not what the code says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pyarrow as pa
+
+from img2dataset_dist import cli
+from img2dataset_dist.config import EXTRA_COLUMNS, HASHES, JobConfig, Option, options
+from img2dataset_dist.errors import DOWNLOAD, ROW_ERRORS, HttpStatus, RowError
+from img2dataset_dist.model import Receipt, Stats
+from img2dataset_dist.stats import receipt_to_json
+from img2dataset_dist.writers.layout import DESCRIPTIONS, Layout
+
+DOCS = Path(__file__).resolve().parent
+MEDIA = ("jpg", "png", "webp")
+NOTICE = "<!-- Made by docs/generate.py from the code. Change the code, then run: python docs/generate.py -->"
+
+WORDS = {int: "whole number", float: "number", str: "text", bool: "True or False"}
+"""How a Python type is called in the reference."""
+
+FORMATS = {
+    "files": "`KEY.jpg`, `KEY.json` and `KEY.txt` in a folder `NNNNN`, and `NNNNN.parquet`",
+    "webdataset": "the same files in `NNNNN.tar`, and `NNNNN.parquet`",
+    "parquet": "`NNNNN.parquet` alone; the images are in a binary column named after `encode_format`",
+    "tfrecord": "`NNNNN.tfrecord` with one `tf.train.Example` per image, and `NNNNN.parquet`",
+    "dummy": "nothing but the stats file",
+}
+"""What each output format writes."""
+
+STATS = {
+    "count": "Rows of the shard.",
+    "successes": "Rows with status `success`.",
+    "failed_to_download": "Rows with that status.",
+    "failed_to_resize": "Rows with that status. The three add up to `count`.",
+    "duration": "`end_time - start_time`, in seconds.",
+    "start_time": "When work on the shard began, in seconds since 1970.",
+    "end_time": "When its last row was written, in seconds since 1970.",
+    "status_dict": "Error message to rows; `success` for the successes. Adds up to `count`. At most 1000 messages are "
+    "told apart; further ones are counted as `(other messages)`.",
+    "error_codes": "Error code to rows, failures only.",
+    "bytes_downloaded": "Sum of the column `bytes`.",
+    "bytes_stored": "Bytes of the stored images.",
+    "shard_id": "Number of the shard.",
+    "attempt": "Which attempt made it: shard name, host name, process id, a random number.",
+    "fingerprint": "Fingerprint of the plan that it belongs to.",
+    "files": "Files and folders of the shard with their sizes in bytes.",
+}
+"""Keys of NNNNN_stats.json, in their order there."""
+
+EXITS = {
+    0: "All shards are done.",
+    cli.EXIT_FAILED: "Some shards stayed failed, or the list broke off. All other shards are complete. Run the same "
+    "command again to retry.",
+    cli.EXIT_USAGE: "An option or an input is wrong, the folder holds another dataset, or a package is missing.",
+    cli.EXIT_INTERRUPTED: "Stopped by Ctrl-C. Run the same command again to go on.",
+    cli.EXIT_TERMINATED: "Stopped by SIGTERM. Run the same command again to go on.",
+}
+"""Exit codes of the command."""
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A Markdown table, line by line."""
+    header = list(header)
+    yield f"| {' | '.join(header)} |"
+    yield f"|{' --- |' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+    yield ""
+
+
+def kind_of(annotation: Any) -> str:
+    """A type annotation in words."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join("`None`" if part is type(None) else kind_of(part) for part in args)
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return f"list of {kind_of(args[0])}"
+        return f"list of {len(args)}: " + "; ".join(kind_of(part) for part in args)
+    if hasattr(annotation, "__metadata__"):
+        return " ".join([kind_of(annotation.__origin__), *limits(annotation.__metadata__)])
+    return WORDS[annotation]
+
+
+def limits(metadata: Iterable[Any]) -> list[str]:
+    """The range that annotations of pydantic give."""
+    parts = []
+    for entry in metadata:
+        for source in (entry, *getattr(entry, "metadata", ())):
+            parts += [
+                f"{sign} {value:,}"
+                for sign, name in ((">=", "ge"), (">", "gt"), ("<=", "le"))
+                if (value := getattr(source, name, None)) is not None
+            ]
+    return [", ".join(dict.fromkeys(parts))] if parts else []
+
+
+def option_row(name: str, option: Option) -> tuple[str, str, str, str]:
+    """Name, type, default and description of one option."""
+    ranges = " ".join(limits(option.field.metadata))
+    kind = kind_of(option.field.annotation)
+    if ranges and ranges not in kind:
+        kind = f"{kind} {ranges}"
+    default = "required" if option.field.is_required() else f"`{cli.default_text(option)}`"
+    return f"`{name}`", kind, default, option.field.description or ""
+
+
+def option_sections() -> Iterator[str]:
+    """A table per group of options."""
+    for group, info in JobConfig.model_fields.items():
+        model: Any = info.annotation
+        yield f"### {group}"
+        yield ""
+        yield str(model.__doc__).partition(" Consumed by")[0].strip()
+        yield ""
+        rows = [option_row(name, option) for name, option in options().items() if option.group == group]
+        yield from table(("option", "type", "default", "meaning"), rows)
+
+
+def column_rows() -> Iterator[tuple[str, str, str, str]]:
+    """Every column of the fullest layout, and the alternatives of those that have some."""
+    layout = Layout(
+        input_schema=pa.schema([("caption", pa.string()), ("url", pa.string())]),
+        exif=True,
+        hash_name=HASHES[0],
+        encode_format=MEDIA[0],
+        caption=True,
+    )
+    alternatives = {HASHES[0]: HASHES, MEDIA[0]: MEDIA}
+    yield "*additional columns*", "as in the list", "Columns named by `save_additional_columns`.", "the list has none"
+    yield "*boxes*", "as in the list", "The column named by `bbox_col`.", "the list has none"
+    for field in layout.schema(media=True):
+        names = alternatives.get(field.name, (field.name,))
+        described = {DESCRIPTIONS[name] for name in names}
+        if len(described) != 1:
+            raise ValueError(f"{names} have different descriptions: give them lines of their own")
+        meaning, null = described.pop()
+        yield ", ".join(f"`{name}`" for name in names), str(field.type), meaning, null
+
+
+def stats_rows() -> Iterator[tuple[str, str]]:
+    """Every key of a stats file."""
+    written = json.loads(receipt_to_json(Receipt(shard_id=0, stats=Stats(), attempt="", fingerprint="")))
+    for name in written:
+        yield f"`{name}`", STATS[name]
+
+
+def reference() -> str:
+    """The content of reference.md."""
+    lines = [
+        NOTICE,
+        "# Reference",
+        "",
+        "## Options",
+        "",
+        (
+            "An option has one name. It is the argument of `download()`, the flag `--name=value` of the command, and "
+            "the key in a file given by `--config=FILE` (YAML or JSON; flags override it). A list is written "
+            "`--name=[a,b]`, none is `--name=None`."
+        ),
+        "",
+        *option_sections(),
+        "## Output formats",
+        "",
+        (
+            "Choose one with `output_format`. `NNNNN` is the shard, `KEY` the sample. Only successes have media; every "
+            "row, failed or not, has its line in `NNNNN.parquet`. Every shard has a stats file. `KEY.txt` is there "
+            "only with `caption_col`; for a null caption it is empty."
+        ),
+        "",
+        *table(("format", "files"), ((f"`{name}`", text) for name, text in FORMATS.items())),
+        "## Columns",
+        "",
+        (
+            "Of `NNNNN.parquet`, in this order; `KEY.json` and the features of a tfrecord have the same names. `exif` "
+            "is there only with `extract_exif`, the hash only with `compute_hash`. With `verify_hash` the hash stands "
+            "before `url`. In `KEY.json`, dates are ISO 8601 text, bytes are base64, NaN and infinity are null."
+        ),
+        "",
+        *table(("column", "type", "meaning", "null when"), column_rows()),
+        f"The columns from `{EXTRA_COLUMNS[0]}` on are additions to those of img2dataset.",
+        "",
+        "## Stats file",
+        "",
+        "`NNNNN_stats.json` is the receipt of a shard. It is written last: a shard without it does not exist.",
+        "",
+        *table(("key", "meaning"), stats_rows()),
+        "## Exit codes",
+        "",
+        *table(("code", "meaning"), ((f"{code}", text) for code, text in EXITS.items())),
+        "A row that fails is data and does not change the exit code.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def error_row(code: str, kind: type[RowError]) -> tuple[str, str, str, str]:
+    """Code, status, whether it is tried again, and meaning."""
+    name = "`http_NNN`" if kind is HttpStatus else f"`{code}`"
+    again = "see right" if kind is HttpStatus else "yes" if kind.transient else "no"
+    return name, f"`{kind.status}`", again, kind.summary
+
+
+def errors() -> str:
+    """The content of errors.md."""
+    download = [error_row(code, kind) for code, kind in ROW_ERRORS.items() if kind.status == DOWNLOAD]
+    media = [error_row(code, kind) for code, kind in ROW_ERRORS.items() if kind.status != DOWNLOAD]
+    header = ("code", "status", "transient", "meaning")
+    lines = [
+        NOTICE,
+        "# Error codes",
+        "",
+        (
+            "Every failed row has an `error_code`. Codes are stable; the words in `error_message` may change. A "
+            "*transient* failure is tried again up to `retries` times. `ROW_ERRORS` in `img2dataset_dist.errors` maps "
+            f"codes to classes. There `http_NNN` is listed as `{HttpStatus.code}`."
+        ),
+        "",
+        "## No usable bytes came",
+        "",
+        *table(header, download),
+        "## Bytes came, but no image was made of them",
+        "",
+        *table(header, media),
+        "## How often each occurred",
+        "",
+        "```python",
+        "import glob",
+        "",
+        "import pyarrow.parquet as pq",
+        "",
+        'table = pq.read_table(sorted(glob.glob("dataset/*.parquet")), columns=["error_code"])',
+        'print(table.group_by("error_code").aggregate([([], "count_all")]).to_pylist())',
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"reference.md": reference, "errors.md": errors}
+"""File name in docs/ to the function that makes it."""
+
+
+def main() -> int:
+    """Write the pages, or only compare them; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for name, make in PAGES.items():
+        path, content = DOCS / name, make()
+        if path.exists() and path.read_text(encoding="utf-8") == content:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(content, encoding="utf-8")
+    if stale:
+        print(f"docs/generate.py: {', '.join(stale)} {'out of date' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

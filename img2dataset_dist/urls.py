@@ -64,7 +64,7 @@ def parse(text: str | None) -> Url:
     url = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
     if len(url) > MAX_URL_LENGTH:
         raise BadUrl(f"URL longer than {MAX_URL_LENGTH} characters")
-    return Url(url, host.lower())
+    return Url(url, host)
 
 
 def _host_of_plain(text: str) -> str:

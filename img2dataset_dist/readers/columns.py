@@ -122,11 +122,11 @@ def converter(kind: pa.DataType) -> Callable[[Any], Any]:
 
 def _to_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
-        return value if value is None or value.isascii() else clean(value)
+        return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, (dict, list)):
-        return clean(json.dumps(value, ensure_ascii=False, default=str))
+        return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
 
 

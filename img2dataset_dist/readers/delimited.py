@@ -48,7 +48,7 @@ class CsvReader(LineReader):
             taken = _Taken(lines, self.delimiter)
             try:
                 fields = next(csv.reader(taken, delimiter=self.delimiter, strict=True), None)
-            except (csv.Error, _Runaway):
+            except (csv.Error, _Runaway):  # the end of the file inside quotes is an error, too
                 lines.put_back(taken.count - 1)
                 yield self._lenient(taken.first)
                 continue
@@ -139,12 +139,7 @@ class _Taken:
     def __next__(self) -> str:
         if self.count and self.size > MAX_RECORD:
             raise _Runaway
-        try:
-            line = next(self._lines)
-        except StopIteration:
-            if self.count:  # the csv module asks for another line only inside quotes
-                raise _Runaway from None
-            raise
+        line = next(self._lines)
         self.count += 1
         self.size += len(line)
         self.first = self.first or line

@@ -334,6 +334,13 @@ def test_list_that_changed_between_plan_and_read(
         list(read_shard(got.plan, got.shards[-1]))
 
 
+def test_list_with_more_rows_in_the_same_bytes(tmp_path: Path) -> None:
+    got = read_all(url_list(tmp_path / "l.txt", ["http://aaaaaaaaaaaaaaa"] * 3))
+    (tmp_path / "l.txt").write_text("http://a\nhttp://aaaaa\n" * 3)
+    with pytest.raises(InputError, match=r"l\.txt: found 6 rows at bytes 0-\d+ where 3 were planned; the file changed"):
+        list(read_shard(got.plan, got.shards[0]))
+
+
 @pytest.mark.parametrize("kind", SLICED)
 @pytest.mark.parametrize("change", [garbage, vanish, cut_off])
 def test_list_that_changed_between_plan_and_slices(

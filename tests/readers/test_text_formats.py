@@ -144,7 +144,7 @@ def test_row_of_empty_fields_is_a_row_and_a_blank_line_is_none(read: Read) -> No
 
 
 def test_rows_with_too_many_fields_are_bad_rows(read: Read) -> None:
-    got = read("csv", "url,n\nhttp://a,1\nhttp://b,2,3\nhttp://c,4,\nhttp://d,5\n", save_additional_columns=("n",))
+    got = read("csv", "url,n\nhttp://a,1\nhttp://b,x,3\nhttp://c,4,\nhttp://d,5\n", save_additional_columns=("n",))
     assert got.urls == [f"http://{letter}" for letter in "abcd"]
     too_many = "the row has more fields than the header"
     assert got.problems == [None, too_many, too_many, None]
@@ -185,6 +185,12 @@ def test_open_quote_in_a_long_list(read: Read, width: int) -> None:
     assert len(got.items) == len(rows)
     assert [n for n, problem in enumerate(got.problems) if problem] == [1]
     assert got.urls[2:] == [row.partition(",")[0] for row in rows[2:]]
+
+
+def test_open_quote_and_a_far_quote_that_could_close_it(read: Read) -> None:
+    rows = ['http://a,"x', *["http://b,y" * 100] * 2000, 'http://c,z"']
+    got = read("csv", "url,text\n" + "\n".join(rows), 10_000, caption_col="text")
+    assert len(got.items) == len(rows)
 
 
 def test_huge_field(read: Read) -> None:

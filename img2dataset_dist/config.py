@@ -63,7 +63,8 @@ class InputConfig(_Group):
     number_sample_per_shard: Count = Field(10000, description="Rows in a shard; the last of each file may have fewer.")
     oom_shard_count: Annotated[int, Field(ge=1, le=18)] = Field(5, description="Digits in a shard's name.")
     infer_types: bool = Field(
-        True, description="csv and tsv: guess the types of additional columns from the first 1000 rows. False: text."
+        True,
+        description="csv and tsv: guess the types of additional columns from the first MiB of a file. False: text.",
     )
 
     @field_validator("save_additional_columns")

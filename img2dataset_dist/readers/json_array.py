@@ -22,7 +22,10 @@ from img2dataset_dist.model import Source
 from img2dataset_dist.readers import Span
 from img2dataset_dist.readers.columns import check_columns, wanted
 from img2dataset_dist.readers.json_lines import JsonLinesReader, schema_of_rows
-from img2dataset_dist.readers.lines import SAMPLE_ROWS, open_stream, reading, refuse_foreign
+from img2dataset_dist.readers.lines import open_stream, reading, refuse_foreign
+
+SAMPLE_ROWS = 10_000
+"""Rows that are looked at to guess column types."""
 
 MAX_DEPTH = 100
 """Levels of lists and objects inside a row; a list is hostile input, and a deeper one would not fit the stack."""

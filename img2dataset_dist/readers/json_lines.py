@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from img2dataset_dist.model import Source
 from img2dataset_dist.readers.columns import check_columns, clean, forced_text_types, infer_type, wanted
-from img2dataset_dist.readers.lines import MAX_LINE, LineReader, Lines, text
+from img2dataset_dist.readers.lines import MAX_LINE, LineReader, text
 
 
 class JsonLinesReader(LineReader):
     """One object per line; blank lines are no rows, missing keys are nulls, of a repeated key the last counts."""
 
     format = "jsonl"
-
-    def records(self, lines: Lines) -> Iterator[bytes]:
-        """Every line that is not blank."""
-        for line in lines:
-            lines.forget()
-            if not line.isspace():
-                yield line
 
     def parse(self, record: bytes, columns: tuple[str, ...] | None) -> tuple[dict[str, Any], str | None]:  # noqa: ARG002
         """The object, or what is wrong with the line."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import itertools
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
@@ -25,8 +24,8 @@ from img2dataset_dist.readers.columns import ItemMaker
 MAX_LINE = 4 * 2**20
 """Bytes of a line that are kept; a longer one is a bad row, not a reason to run out of memory."""
 
-SAMPLE_ROWS = 1000
-"""Rows that are looked at to guess column types."""
+SAMPLE_BYTES = 2**20
+"""How much of a file is looked at to guess column types."""
 
 _FOREIGN = {
     b"PAR1": "parquet",
@@ -107,9 +106,12 @@ class LineReader(ABC):
     def __init__(self, config: InputConfig) -> None:
         self.config = config
 
-    @abstractmethod
     def records(self, lines: Lines) -> Iterator[Any]:
         """Group lines into records, skipping blank lines; takes no more lines than the records need."""
+        for line in lines:
+            lines.forget()
+            if not line.isspace():
+                yield line
 
     @abstractmethod
     def parse(self, record: Any, columns: tuple[str, ...] | None) -> tuple[dict[str, Any], str | None]:
@@ -129,7 +131,7 @@ class LineReader(ABC):
             lines = self._start(stream, path)
             columns = self.header(lines, path)
             source = Source(path=path, format=self.format, columns=columns)
-            return source, self.schema(source, list(itertools.islice(self.records(lines), SAMPLE_ROWS)))
+            return source, self.schema(source, list(self._head(lines)))
 
     def spans(self, source: Source) -> Iterator[Span]:
         """See `Reader.spans`."""
@@ -171,6 +173,12 @@ class LineReader(ABC):
                 f"{shard.source.path}: found {count} rows at bytes {begin}-{end} where {shard.rows} were planned; "
                 "the file changed while it was read"
             )
+
+    def _head(self, lines: Lines) -> Iterator[Any]:
+        for record in self.records(lines):
+            yield record
+            if lines.offset >= SAMPLE_BYTES:
+                return
 
     def _cut(self, lines: Lines) -> Iterator[Span]:
         size = self.config.number_sample_per_shard

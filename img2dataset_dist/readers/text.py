@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from img2dataset_dist.model import Source
-from img2dataset_dist.readers.lines import MAX_LINE, LineReader, Lines, text
+from img2dataset_dist.readers.lines import MAX_LINE, LineReader, text
 
 
 class TextReader(LineReader):
     """One URL per line; blank lines are no rows."""
 
     format = "txt"
-
-    def records(self, lines: Lines) -> Iterator[bytes]:
-        """Every line that is not blank."""
-        for line in lines:
-            lines.forget()
-            if not line.isspace():
-                yield line
 
     def parse(self, record: bytes, columns: tuple[str, ...] | None) -> tuple[dict[str, Any], str | None]:  # noqa: ARG002
         """The line without outer white space; an overlong one is cut and fails as a row."""

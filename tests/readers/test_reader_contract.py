@@ -21,7 +21,7 @@ from img2dataset_dist import storage
 from img2dataset_dist.errors import ConfigError, InputError
 from img2dataset_dist.model import Shard
 from img2dataset_dist.plan import make_plan, sliced
-from img2dataset_dist.readers import parquet
+from img2dataset_dist.readers import lines, parquet
 from img2dataset_dist.readers.columns import key_of
 
 ROWS = 23
@@ -375,7 +375,10 @@ def test_slice_that_vanished(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [name for name in SLICED if name.endswith(".gz")])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_broken_gzip_yields_the_shards_before_the_damage(kind: str, damage: str, tmp_path: Path) -> None:
+def test_broken_gzip_yields_the_shards_before_the_damage(
+    kind: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "SAMPLE_BYTES", 10_000)  # the damage is behind what a plan looks at
     rows = [f"http://a.example/{n * 7919 % 100_003}.jpg" for n in range(40_000)]
     path = Path(url_list(tmp_path / f"l.{kind}", rows))
     content = bytearray(path.read_bytes())

@@ -20,7 +20,7 @@ from support.lists import Reading, config_of, read_all, read_shard, spool_of
 from img2dataset_dist.errors import ConfigError, InputError
 from img2dataset_dist.model import Shard
 from img2dataset_dist.plan import make_plan
-from img2dataset_dist.readers import delimited
+from img2dataset_dist.readers import delimited, json_array, lines
 from img2dataset_dist.readers.lines import MAX_LINE
 
 Read = Callable[..., Reading]
@@ -269,8 +269,11 @@ def test_types_are_the_narrowest_that_lose_nothing(
         ("true", "2", "bool"),
     ],
 )
-def test_later_value_of_another_type_is_a_bad_row(read: Read, first: str, later: str, kind: str) -> None:
+def test_later_value_of_another_type_is_a_bad_row(
+    read: Read, first: str, later: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Later: behind the rows that the type was guessed from."""
+    monkeypatch.setattr(lines, "SAMPLE_BYTES", 1000)
     values = [first] * 1001 + [later, first]
     got = read("csv", "url,n\n" + "".join(f"http://a,{v}\n" for v in values), 500, save_additional_columns=("n",))
     assert str(got.plan.schema.field("n").type) == kind
@@ -417,7 +420,10 @@ def test_jsonl_of_a_repeated_key_the_last_counts(read: Read) -> None:
         (True, "x"),
     ],
 )
-def test_jsonl_later_value_of_another_type_is_a_bad_row(read: Read, first: Any, later: Any) -> None:
+def test_jsonl_later_value_of_another_type_is_a_bad_row(
+    read: Read, first: Any, later: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "SAMPLE_BYTES", 1000)
     values = [first] * 1001 + [later, None, first]
     content = "\n".join(json.dumps({"url": "http://a", "n": value}) for value in values)
     got = read("jsonl", content, 1000, save_additional_columns=("n",))
@@ -528,7 +534,8 @@ def test_json_columns_with_other_row_labels(read: Read, columns: dict[str, Any])
         read("json", json.dumps(columns), save_additional_columns=("n",))
 
 
-def test_json_that_breaks_off_late_yields_the_shards_before(tmp_path: Path) -> None:
+def test_json_that_breaks_off_late_yields_the_shards_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_array, "SAMPLE_ROWS", 100)
     rows = [f"http://a/{n}" for n in range(5000)]
     (tmp_path / "list.json").write_text(json.dumps([{"url": url} for url in rows])[:-1])
     config = config_of(tmp_path / "list.json", 500)

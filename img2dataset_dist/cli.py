@@ -137,6 +137,8 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:  # a full disk on this machine, a folder that was taken away
+        return _complain(f"{error}; run the same command again to go on", EXIT_FAILED)
     return 0
 
 

@@ -187,6 +187,8 @@ def open_input(path: str) -> IO[bytes]:
     fs, name = fsspec.core.url_to_fs(path)
     if is_local(fs):
         return open(name, "rb")  # fsspec's wrapper reads lines byte by byte
+    if "memory" in fs.protocol:
+        return io.BytesIO(fs.cat_file(name))  # all who open a file of this store share one position in it
     return io.BufferedReader(fs.open(name, "rb"), 1 << 20)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from support.server import NastyServer
 from img2dataset_dist import __version__, cli
 from img2dataset_dist.config import JobConfig, options
 from img2dataset_dist.errors import InputError, MissingExtra
+from img2dataset_dist.storage import Folder
 
 TESTS = Path(__file__).parent
 
@@ -485,3 +487,20 @@ def test_reader_of_the_output_that_leaves_early(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+def test_a_disk_of_the_driver_that_is_full_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Folder.write_whole
+
+    def full(folder: Folder, name: str, content: bytes) -> None:
+        if name == "0.txt":  # the slice of the first shard
+            raise OSError(28, "No space left on device")
+        real(folder, name, content)
+
+    (tmp_path / "urls.txt.gz").write_bytes(gzip.compress(b"http://127.0.0.1:9/a.jpg\n"))
+    monkeypatch.setattr(Folder, "write_whole", full)
+    argv = [f"--url_list={tmp_path}/urls.txt.gz", "--input_format=txt.gz", f"--output_folder={tmp_path}/out"]
+    assert cli.run([*argv, "--distributor=inline", "--progress=none"]) == 1
+    assert "No space left on device" in capsys.readouterr().err

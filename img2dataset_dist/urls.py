@@ -54,6 +54,8 @@ def parse(text: str | None) -> Url:
     if parts.scheme.lower() not in ("http", "https"):
         raise BadUrl("URL scheme is not http or https" if parts.scheme else "URL has no scheme (http:// or https://)")
     host = _ascii_host(parts.hostname or "")
+    if "[" in parts.netloc.rpartition("@")[2] and ":" not in host:
+        raise BadUrl("malformed host in URL")  # brackets are for IPv6; Python 3.10 does not mind
     try:
         user = f"{quote(parts.netloc.rpartition('@')[0], safe=_SAFE_IN_USER)}@" if "@" in parts.netloc else ""
         path = quote(parts.path, safe=_SAFE) or "/"

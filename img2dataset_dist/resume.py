@@ -95,7 +95,7 @@ def enter(output: Folder, plan: Plan, config: JobConfig) -> Standing:
 
 
 def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> None:
-    """Tidy up after a job: sweep what belongs to finished shards, and note whether all of them are."""
+    """Tidy up after a job, also one that was stopped: finish cut-off commits, sweep, note whether all is done."""
     if complete:
         jobs = _read_jobs(output)
         for job in jobs:
@@ -103,7 +103,7 @@ def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> No
                 job["complete"] = True
         output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
         output.remove(SPOOL)
-    sweep(output)
+    _recover(output)
     for folder in (STAGING, CLAIMS, SPOOL):
         if output.exists(folder) and not output.sub(folder).files_below():
             output.remove(folder)
@@ -118,7 +118,7 @@ def sweep(output: Folder) -> None:
 
 
 def _recover(output: Folder) -> None:
-    """Finish commits that were cut off, then sweep."""
+    """Finish commits that were cut off, then sweep; in this order, since a claim needs its staged files."""
     for name in output.sub(CLAIMS).names():
         if re.fullmatch(r"\d+\.json", name):
             try:

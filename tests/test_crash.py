@@ -15,7 +15,10 @@ import pytest
 from support import crash, dataset
 from support.server import NastyServer
 
-from img2dataset_dist import download
+from img2dataset_dist import download, resume
+from img2dataset_dist.commit import output_folder
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.plan import make_plan
 
 pytestmark = pytest.mark.crash
 CRASH = Path(crash.__file__)
@@ -92,6 +95,27 @@ def test_kill_twice_then_resume(some_urls: Path, undisturbed: dict[str, Path], t
         )
         assert died.returncode == -signal.SIGKILL
         dataset.check_whole(tmp_path / "out")
+    download(**job, progress="none")
+    same(undisturbed["webdataset"], tmp_path / "out", "webdataset")
+
+
+def test_stopping_finishes_a_commit_that_a_dead_worker_began(
+    some_urls: Path, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
+    """Ctrl-C kills the workers, maybe within a commit: its staged files are published, not swept."""
+    job = options(some_urls, tmp_path / "out", "webdataset")
+    died = subprocess.run(
+        [sys.executable, str(CRASH), "claimed, before publishing", "2", json.dumps(job)],
+        capture_output=True,
+        timeout=120,
+    )
+    assert died.returncode == -signal.SIGKILL
+    claimed = [p.stem for p in (tmp_path / "out" / "_img2dataset" / "commit").glob("*.json")]
+    assert claimed
+    plan = make_plan(JobConfig.from_flat(job).input)
+    resume.leave(output_folder(str(tmp_path / "out")), plan, 0, complete=False)
+    assert set(claimed) <= set(dataset.done(tmp_path / "out"))
+    assert dataset.leftovers(tmp_path / "out") == []
     download(**job, progress="none")
     same(undisturbed["webdataset"], tmp_path / "out", "webdataset")
 

@@ -8,6 +8,7 @@ reference in docs/ and the error messages are all made from it.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,14 @@ class InputConfig(_Group):
         None, description="`[column, type]`: rows whose bytes have another hash fail. The type must be `compute_hash`."
     )
     number_sample_per_shard: Count = Field(10000, description="Rows in a shard; the last of each file may have fewer.")
+    schedule: Literal["list", "by_host"] = Field(
+        "list",
+        description="Order of the rows. list: as they come. by_host: sorted into lanes by host before anything is "
+        "fetched, so that the limits of a host hold exactly on any number of machines (docs/politeness.md).",
+    )
+    lanes: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        64, description='Lanes of `schedule="by_host"`: how many workers can be busy at once.'
+    )
     oom_shard_count: Annotated[int, Field(ge=1, le=18)] = Field(5, description="Digits in a shard's name.")
     infer_types: bool = Field(
         True,
@@ -96,15 +105,18 @@ class FetchConfig(_Group):
     connect_timeout: Seconds | None = Field(
         None, description="Seconds for name resolution, TCP and TLS. None: as long as `timeout`."
     )
+    first_byte_timeout: Seconds | None = Field(
+        None, description="Seconds from a request to the first byte of its answer. None: as long as `timeout`."
+    )
     min_bytes_per_second: Annotated[int, Field(ge=0, le=2**40)] = Field(
-        64, description="A transfer that stays slower for `min_speed_window` seconds fails. 0 turns it off."
+        64, description="A body that comes more slowly for `min_speed_window` seconds fails. 0 turns it off."
     )
-    min_speed_window: Count = Field(
-        10, description="Seconds over which `min_bytes_per_second` is measured; waiting for the first byte counts."
-    )
+    min_speed_window: Seconds = Field(10, description="Seconds over which `min_bytes_per_second` is measured.")
     max_body_bytes: Count = Field(64 * 2**20, description="Largest body, in bytes after content decoding.")
     max_buffered_bytes: Count = Field(
-        256 * 2**20, description="Bytes of bodies that may wait for their transform, per process."
+        256 * 2**20,
+        description="Bytes of bodies in memory per process, while they arrive and while they wait for their transform. "
+        "Beyond it transfers pause.",
     )
     max_redirects: Annotated[int, Field(ge=0, le=50)] = Field(10, description="Redirects to follow.")
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
@@ -121,6 +133,67 @@ class FetchConfig(_Group):
         NO_DIRECTIVES, description="X-Robots-Tag directives that forbid the use of an image. [] turns it off."
     )
     ignore_ssl_certificate: bool = Field(False, description="Do not verify certificates.")
+    max_connections_per_host: Count = Field(
+        64, description="Requests under way at once to one host, by all workers of the job together."
+    )
+    max_requests_per_second_per_host: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
+        None,
+        description="Requests that start per second at one host, by all workers of the job together. None: as fast as "
+        "the host answers; it is slowed down all the same when it answers 429 or 503 or stops answering.",
+    )
+    host_table: str | None = Field(
+        None,
+        description="YAML or JSON file of rules by host: `connections`, `rate`, `ignore`, `headers`, `proxy` "
+        "(docs/politeness.md).",
+    )
+    ignore_hosts: str | None = Field(
+        None, description="File with one host per line that must not be asked; `*.example.org` is all below it."
+    )
+    host_profiles: str | None = Field(
+        None,
+        description="What an earlier run learnt about hosts, its `_img2dataset/host_profiles.csv`: start with its "
+        "rates. None: this folder's own, when there is one.",
+    )
+    robots_txt: Literal["ignore", "respect"] = Field(
+        "ignore", description="respect: ask each site's robots.txt first (RFC 9309) and fetch only what it allows."
+    )
+    allow_private_addresses: bool = Field(
+        False,
+        description="Also connect to loopback, private, link-local and other addresses that are not of the open "
+        "Internet. A list could otherwise use this machine against its own network.",
+    )
+    allowed_schemes: tuple[str, ...] = Field(
+        ("http", "https"),
+        description="Schemes that URLs of the list may have; others than http and https (`s3`, `gs`, `file`, ...) are "
+        "read through fsspec, with the credentials of this machine.",
+    )
+    dns_servers: tuple[str, ...] | None = Field(
+        None, description="Resolvers to ask, as `address` or `address:port`. None: those of the system."
+    )
+    network_patience: Wait = Field(
+        1800,
+        description="Seconds to wait while this machine's own network or resolver is down, before shards fail.",
+    )
+
+    @field_validator("allowed_schemes", mode="after")
+    @classmethod
+    def _are_schemes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.strip().lower().removesuffix("://") for name in names)
+        if not names or not all(re.fullmatch(r"[a-z][a-z0-9+.-]*", name) for name in names):
+            raise ValueError("must be names of schemes, for example ['http', 'https', 's3']")
+        return names
+
+    @field_validator("dns_servers", mode="after")
+    @classmethod
+    def _are_addresses(cls, servers: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for server in servers or ():
+            bare = server[1:].partition("]")[0] if server.startswith("[") else server
+            bare = bare.rpartition(":")[0] if bare.count(":") == 1 else bare
+            try:
+                ipaddress.ip_address(bare)
+            except ValueError:
+                raise ValueError("must be IP addresses, for example ['10.0.0.2', '10.0.0.3:5353']") from None
+        return servers or None
 
     @field_validator("user_agent_token")
     @classmethod
@@ -214,6 +287,9 @@ class EngineConfig(_Group):
     )
     processes_count: Count | None = Field(None, description="Worker processes. None: all cores.")
     transform_threads: Count | None = Field(None, description="Threads that decode and encode, per process. None: 2.")
+    transform_timeout: Seconds = Field(
+        60, description="Seconds for decoding, resizing and encoding one image; beyond it the row fails."
+    )
     subjob_size: Count = Field(1000, description="Shards submitted at once (cluster engines).")
     max_shard_retry: Annotated[int, Field(ge=0, le=100)] = Field(
         1, description="How often a shard is tried again after a crash or an exception."
@@ -230,7 +306,10 @@ class ReportConfig(_Group):
     )
 
 
-EXTRA_COLUMNS = ("error_code", "http_status", "final_url", "content_type", "fetch_ms", "attempts", "bytes")
+EXTRA_COLUMNS = (
+    "error_code", "http_status", "final_url", "content_type", "fetch_ms", "attempts", "bytes",
+    "dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "x_robots_tag", "robots_txt",
+)  # fmt: skip
 """Columns of ours, after the peer's, in this order."""
 
 

@@ -85,7 +85,7 @@ class BadRow(RowError):
 
 class BadUrl(RowError):
     code = "bad_url"
-    summary = "missing URL, no host, control characters, not UTF-8, or a scheme other than http and https"
+    summary = "missing URL, no host, control characters, not UTF-8, too long, or a scheme not in `allowed_schemes`"
 
 
 class FetchError(RowError):
@@ -116,16 +116,22 @@ class ConnectTimeout(FetchError):
     summary = "name resolution, TCP and TLS together took longer than `connect_timeout`"
 
 
+class FirstByteTimeout(FetchError):
+    code = "timeout_first_byte"
+    transient = True
+    summary = "connected and asked, but no answer began within `first_byte_timeout`"
+
+
 class TotalTimeout(FetchError):
     code = "timeout_total"
     transient = True
-    summary = "the whole fetch of the URL, redirects included, took longer than `timeout`"
+    summary = "one try at the URL, redirects included, took longer than `timeout`"
 
 
 class IdleTimeout(FetchError):
     code = "timeout_idle"
     transient = True
-    summary = "fewer than `min_bytes_per_second` over `min_speed_window` seconds"
+    summary = "the body came with fewer than `min_bytes_per_second` over `min_speed_window` seconds"
 
 
 class Reset(FetchError):
@@ -147,12 +153,12 @@ class TooLarge(FetchError):
 
 class TooManyRedirects(FetchError):
     code = "redirect_loop"
-    summary = "more than `max_redirects` redirects"
+    summary = "more than `max_redirects` redirects, or one back to where the chain has been"
 
 
 class RedirectRefused(FetchError):
     code = "redirect_refused"
-    summary = "a redirect to something other than http or https"
+    summary = "a redirect to something that is no http or https URL"
 
 
 class ProtocolError(FetchError):
@@ -177,6 +183,32 @@ class EmptyBody(FetchError):
     summary = "a successful answer without any bytes"
 
 
+class BlockedAddress(FetchError):
+    code = "blocked_address"
+    summary = "the address is not of the open Internet and `allow_private_addresses` is off; nothing was connected to"
+
+
+class RobotsDisallowed(FetchError):
+    code = "disallowed_by_robots"
+    summary = "the site's robots.txt forbids it, or could not be read for now (`robots_txt`)"
+
+
+class IgnoredHost(FetchError):
+    code = "ignored_host"
+    summary = "the host is on the ignore list (`ignore_hosts`, `host_table`); it was not asked"
+
+
+class HostDown(FetchError):
+    code = "host_down"
+    transient = True
+    summary = "the host has not answered many times in a row and is left alone for a while; it was not asked"
+
+
+class NotFound(FetchError):
+    code = "not_found"
+    summary = "there is no such file or object (schemes other than http and https)"
+
+
 class HashMismatch(RowError):
     code = "hash_mismatch"
     summary = "the bytes do not have the hash that `verify_hash` names"
@@ -186,6 +218,12 @@ class MediaError(RowError):
     code = "media_error"
     status = RESIZE
     summary = "the media could not be processed"
+
+
+class TransformTimeout(MediaError):
+    code = "timeout_transform"
+    status = RESIZE
+    summary = "decoding, resizing and encoding took longer than `transform_timeout`"
 
 
 class NotMedia(MediaError):

@@ -53,6 +53,8 @@ class Shard:
         rows: how many rows it has, at least 1.
         byte_range: for line formats, where its rows begin and end in the file; None for parquet.
         temporary: the source is a slice that we made ourselves; it is removed once the shard is committed.
+        lane: shards of one lane are worked on by one worker at a time. None: anywhere, at any time.
+        spread: hosts of this shard that are also in other lanes, and in how many lanes in all.
     """
 
     id: int
@@ -61,6 +63,8 @@ class Shard:
     rows: int
     byte_range: tuple[int, int] | None = None
     temporary: bool = False
+    lane: int | None = None
+    spread: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchFacts:
-    """What the network said about one row. None where it never came to that."""
+    """What the network said about one row. None where it never came to that.
+
+    Attributes:
+        fetch_ms: the last try as a whole, its redirects included; `dns_ms`, `connect_ms` (TCP), `tls_ms` and
+            `first_byte_ms` (from the request) are of its last request, 0 where a kept connection made it unnecessary.
+        x_robots_tag: the X-Robots-Tag headers of the last response, joined by "; ".
+        robots_txt: what robots.txt said: allowed, disallowed, missing, unreachable. None when it was not asked.
+    """
 
     http_status: int | None = None
     final_url: str | None = None
@@ -94,6 +105,12 @@ class FetchFacts:
     fetch_ms: int | None = None
     attempts: int = 0
     bytes: int | None = None
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    first_byte_ms: int | None = None
+    x_robots_tag: str | None = None
+    robots_txt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,5 +235,12 @@ class Progress:
     stats: Stats
 
 
-Event = Receipt | ShardFailure | Progress
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that a person should know now, in one line: the network is down, and is back."""
+
+    text: str
+
+
+Event = Receipt | ShardFailure | Progress | Notice
 """What an engine gives back while it runs."""

@@ -380,7 +380,15 @@ def test_plan_as_json(run: Callable[..., Said], kind: str, tmp_path: Path) -> No
 
 def download_args(server: NastyServer, *more: str) -> list[str]:
     url_list(Path("urls.txt"), [server.url(f"/photo/photo_0000{n}.jpg?cli") for n in (0, 1)])
-    return ["urls.txt", "--output_folder=out", "--image_size=32", "--distributor=inline", "--progress=none", *more]
+    return [
+        "urls.txt",
+        "--output_folder=out",
+        "--image_size=32",
+        "--distributor=inline",
+        "--progress=none",
+        "--allow_private_addresses",
+        *more,
+    ]
 
 
 def test_success_is_0(run: Callable[..., Said], server: NastyServer) -> None:
@@ -452,6 +460,7 @@ def test_process_that_is_refused(tmp_path: Path) -> None:
 def test_process_that_downloads_and_one_that_fails(server: NastyServer, tmp_path: Path) -> None:
     url_list(tmp_path / "urls.txt", [server.url("/photo/photo_00000.jpg?process")] * 3)
     argv = ["--url_list", "urls.txt", "--output_folder=out", "--image-size", "32", "--number_sample_per_shard=2"]
+    argv.append("--allow_private_addresses")
     done = command(*argv, "--processes_count=1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert sorted(p.name for p in (tmp_path / "out").glob("*/*.jpg")) == [f"{n:06d}.jpg" for n in (0, 1, 10)]
@@ -467,6 +476,7 @@ def test_process_that_downloads_and_one_that_fails(server: NastyServer, tmp_path
 def test_process_that_is_stopped(server: NastyServer, tmp_path: Path, number: int, code: int) -> None:
     url_list(tmp_path / "urls.txt", [server.url(f"/hang?stopped={number}")])
     program = [sys.executable, "-m", "img2dataset_dist", "urls.txt", "--timeout=60", "--processes_count=1"]
+    program.append("--allow_private_addresses")
     target = f"/hang?stopped={number}"
     with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while not server.count(target):

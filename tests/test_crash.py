@@ -32,6 +32,7 @@ def options(url_list: Path, folder: Path, output_format: str) -> dict[str, Any]:
         "number_sample_per_shard": 12,
         "image_size": 64,
         "thread_count": 8,
+        "allow_private_addresses": True,
     }
 
 

@@ -27,7 +27,9 @@ def items(urls: list[str | None]) -> Iterator[Item]:
 
 def fetch(urls: list[str | None], **options: Any) -> list[Fetched]:
     """Outcomes in the order of `urls`."""
-    fetcher = CurlFetcher(FetchConfig(**({"timeout": 5, "retry_backoff": 0.01} | options)))
+    fetcher = CurlFetcher(
+        FetchConfig(**({"timeout": 5, "retry_backoff": 0.01, "allow_private_addresses": True} | options))
+    )
     try:
         found = list(fetcher.fetch(items(urls)))
     finally:
@@ -169,7 +171,9 @@ def test_waiting_rows_hold_no_slot(server: NastyServer) -> None:
     """With one slot, a row that waits for its retry lets all others pass."""
     waits = server.url("/flaky/fetch-waits?fail=1")
     order = []
-    fetcher = CurlFetcher(FetchConfig(thread_count=1, retries=1, retry_backoff=1.0), rand=lambda: 0.0)
+    fetcher = CurlFetcher(
+        FetchConfig(thread_count=1, retries=1, retry_backoff=1.0, allow_private_addresses=True), rand=lambda: 0.0
+    )
     for fetched in fetcher.fetch(items([waits, *(server.url(f"/photo/photo_00000.jpg?w={n}") for n in range(20))])):
         order.append(fetched.item.index)
     fetcher.close()
@@ -221,7 +225,7 @@ def test_a_list_that_is_slow_does_not_stall_transfers(server: NastyServer) -> No
             for _ in range(3 * (index < 4)):
                 yield None
 
-    fetcher = CurlFetcher(FetchConfig())
+    fetcher = CurlFetcher(FetchConfig(allow_private_addresses=True))
     assert len(list(fetcher.fetch(slow()))) == 5
     fetcher.close()
 

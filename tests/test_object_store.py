@@ -62,7 +62,7 @@ def job(s3: Any, server: NastyServer, photo_folder: Path, request: pytest.Fixtur
     s3.pipe_file(f"{home}/list/urls.txt", "\n".join(urls).encode())
     return {
         "url_list": f"{home}/list", "output_folder": f"{home}/out", "output_format": "webdataset",
-        "number_sample_per_shard": 15, "image_size": 64, "thread_count": 8,
+        "number_sample_per_shard": 15, "image_size": 64, "thread_count": 8, "allow_private_addresses": True,
     }  # fmt: skip
 
 

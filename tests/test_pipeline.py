@@ -28,6 +28,7 @@ def job(tmp_path: Path, urls: list[str], rows_per_shard: int, **more: Any) -> tu
         {
             "url_list": str(path), "output_folder": str(tmp_path / "out"), "output_format": "webdataset",
             "number_sample_per_shard": rows_per_shard, "image_size": 32, "thread_count": 4, "timeout": 5,
+            "allow_private_addresses": True,
         } | more
     )  # fmt: skip
     plan = make_plan(config.input)

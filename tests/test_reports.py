@@ -163,7 +163,7 @@ def test_wandb_offline(server: NastyServer, tmp_path: Path, monkeypatch: pytest.
     urls.write_text("".join(server.url(path) + "\n" for path in paths))
     download(
         str(urls), output_folder=str(tmp_path / "out"), enable_wandb=True, number_sample_per_shard=2, image_size=32,
-        output_format="dummy", distributor="inline", progress="none",
+        output_format="dummy", distributor="inline", progress="none", allow_private_addresses=True,
     )  # fmt: skip
     total = [entry for entry in logged if "total/count" in entry][-1]
     assert total["total/count"] == 4

@@ -26,7 +26,7 @@ def write(path: Path, server: NastyServer, rows: int, mark: str = "a") -> Path:
 def run(urls: Path, out: Path, **more: Any) -> Stats:
     options = {
         "number_sample_per_shard": 4, "output_format": "webdataset", "image_size": 32, "distributor": "inline",
-        "progress": "none", "thread_count": 4,
+        "progress": "none", "thread_count": 4, "allow_private_addresses": True,
     }  # fmt: skip
     return download(str(urls), output_folder=str(out), **(options | more))
 
@@ -263,7 +263,7 @@ def test_memory_paths_and_slices(server: NastyServer, tmp_path: Path) -> None:
     stats = download(
         str(tmp_path / "u.csv.gz"), input_format="csv.gz", save_additional_columns=["n"],
         output_folder="memory://data/out", number_sample_per_shard=4, output_format="webdataset",
-        distributor="inline", progress="none",
+        distributor="inline", progress="none", allow_private_addresses=True,
     )  # fmt: skip
     assert stats.count == 9
     names = sorted(fs.find("/data/out"))

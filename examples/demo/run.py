@@ -99,6 +99,7 @@ def download(url_list: Path, dataset: Path) -> None:
     """Turn the list into a dataset, with the command that a user would give."""
     run(
         f"--url_list={url_list}",
+        "--allow_private_addresses",  # the pictures come from a server on this machine
         f"--output_folder={dataset}",
         "--output_format=webdataset",
         "--image_size=256",

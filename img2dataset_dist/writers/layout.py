@@ -22,6 +22,12 @@ _EXTRA_TYPES = {
     "fetch_ms": pa.int32(),
     "attempts": pa.int32(),
     "bytes": pa.int64(),
+    "dns_ms": pa.int32(),
+    "connect_ms": pa.int32(),
+    "tls_ms": pa.int32(),
+    "first_byte_ms": pa.int32(),
+    "x_robots_tag": pa.string(),
+    "robots_txt": pa.string(),
 }
 
 
@@ -35,6 +41,8 @@ class Description(NamedTuple):
 _FAILED = "the row failed"
 _UNSIZED = "the row failed, or `disable_all_reencoding` kept bytes that are no image"
 _NOT_ASKED = "the row never came to a request (`bad_row`, `bad_url`)"
+_NO_CONNECTION = "no connection came about"
+_NO_ANSWER = "no answer came"
 _HASH = Description("Hex digest of the bytes as they came, before any re-encoding.", _FAILED)
 _MEDIA = Description("The stored image; only in parquet output.", _FAILED)
 
@@ -66,6 +74,15 @@ DESCRIPTIONS: dict[str, Description] = {
     "attempts": Description("How often the URL was tried; 0 when it never came to a request.", "never"),
     "bytes": Description(
         "Size of the body as it came, after content decoding; of a failed fetch, what had arrived.", _NOT_ASKED
+    ),
+    "dns_ms": Description("Milliseconds for the name, of the last request; 0 when it was known.", _NOT_ASKED),
+    "connect_ms": Description("Milliseconds for TCP, of the last request; 0 on a kept connection.", _NO_CONNECTION),
+    "tls_ms": Description("Milliseconds for TLS, of the last request; 0 on a kept connection.", _NO_CONNECTION),
+    "first_byte_ms": Description("Milliseconds from the last request to the first byte of its answer.", _NO_ANSWER),
+    "x_robots_tag": Description("The X-Robots-Tag headers of the last response, joined by `; `.", "it had none"),
+    "robots_txt": Description(
+        "What the site's robots.txt said: `allowed`, `disallowed`, `missing` (so allowed) or `unreachable` (so not).",
+        "`robots_txt` is `ignore`, or the row never came to it",
     ),
 }
 """Every column with a fixed name. Columns that are carried over from the list mean what they mean there."""
@@ -142,6 +159,12 @@ class Layout:
             "fetch_ms": facts.fetch_ms,
             "attempts": facts.attempts,
             "bytes": facts.bytes,
+            "dns_ms": facts.dns_ms,
+            "connect_ms": facts.connect_ms,
+            "tls_ms": facts.tls_ms,
+            "first_byte_ms": facts.first_byte_ms,
+            "x_robots_tag": facts.x_robots_tag,
+            "robots_txt": facts.robots_txt,
         }
 
     def caption_text(self, sample: Sample) -> str:

@@ -40,6 +40,7 @@ def job(server: NastyServer, tmp_path: Path, captions: list[str], **more: Any) -
         "thread_count": 4,
         "processes_count": 2,
         "progress": "none",
+        "allow_private_addresses": True,
     } | more
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-VOLATILE = ("fetch_ms", "attempts")
+VOLATILE = ("fetch_ms", "attempts", "dns_ms", "connect_ms", "tls_ms", "first_byte_ms")
 """Columns that may differ between two runs of the same job."""
 
 

@@ -49,7 +49,7 @@ setup(
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
         "pillow>=10.1",
-        "protego>=0.3",
+        "protego>=0.6.2",
         "pyarrow>=14",
         "pycares>=5.0",
         "pycurl>=7.45.3",

@@ -163,7 +163,7 @@ def run(contender: Contender, options: Options, urls: list[str], work: Path, ser
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{contender.name} ended with {process.returncode}; {work / 'log.txt'} says why")
-    rows, successes, seconds = _receipts(work / "out")
+    rows, successes, seconds = receipts(work / "out")
     images, stored = _images(work / "out")
     if not rows == successes == images == len(urls):
         raise LostRowsError(
@@ -176,7 +176,7 @@ def run(contender: Contender, options: Options, urls: list[str], work: Path, ser
     )  # fmt: skip
 
 
-def _receipts(folder: Path) -> tuple[int, int, float]:
+def receipts(folder: Path) -> tuple[int, int, float]:
     """Rows, successes and seconds of work, from the NNNNN_stats.json that both write."""
     found = [json.loads(path.read_text()) for path in folder.glob("*_stats.json")]
     if not found:

@@ -188,15 +188,15 @@ def _cell(value: dict[str, float], digits: int) -> str:
     return f"{value['median']:.{digits}f} [{value['min']:.{digits}f}..{value['max']:.{digits}f}]"
 
 
-def draw(results: Path) -> None:
+def draw(results: Path, plot: Path = PLOT, *, script: str = "plot.py") -> None:
     """Make the plot, in an environment of its own; without one there is no plot, and no error."""
     try:
         python = contenders.venv(OUT / "plot-venv", PLOT_REQUIREMENTS)
-        subprocess.run([str(python), str(HERE / "plot.py"), str(results), str(PLOT)], check=True)
+        subprocess.run([str(python), str(HERE / script), str(results), str(plot)], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"no plot: {error}", file=sys.stderr)
         return
-    print(f"drawn to {PLOT.relative_to(HERE.parent)}")
+    print(f"drawn to {plot.relative_to(HERE.parent)}")
 
 
 def machine() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,35 @@ http {{
     fastcgi_temp_path {work}/fastcgi;
     uwsgi_temp_path {work}/uwsgi;
     scgi_temp_path {work}/scgi;
+    ssl_certificate {work}/server.pem;
+    ssl_certificate_key {work}/server.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:tls:10m;
+    root {root};
     server {{
         listen 127.0.0.1:{http} backlog=4096;
         listen 127.0.0.1:{https} ssl backlog=4096;
-        ssl_certificate {work}/server.pem;
-        ssl_certificate_key {work}/server.key;
-        ssl_protocols TLSv1.2 TLSv1.3;
-        ssl_session_cache shared:tls:10m;
-        root {root};
+    }}
+    server {{
+        listen 127.0.0.1:{http_close} backlog=4096;
+        listen 127.0.0.1:{https_close} ssl backlog=4096;
+        keepalive_timeout 0;
+    }}
+    server {{
+        listen 127.0.0.1:{https_h2} ssl http2 backlog=4096;
+    }}
+    server {{
+        {slow_hosts}
+        limit_rate {slow_rate};
     }}
 }}
 """
+LISTENERS = ("http", "https", "http-close", "https-close", "https-h2", "http-slow")
+"""Ports of the server. close: one request per connection; h2: HTTP/2 for those who ask for it; slow: each answer comes
+at `SLOW_RATE`, and the port is open on all of `SLOW_HOSTS`."""
+
+SLOW_HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 41))
+SLOW_RATE = 3_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +70,7 @@ class Server:
     """A running server.
 
     Attributes:
-        ports: scheme to port.
+        ports: listener to port.
         trust: file of certificates that a client should trust: the usual authorities, and this server's own.
         pid: of its master process.
         version: for people.
@@ -63,10 +81,13 @@ class Server:
     pid: int
     version: str
 
-    def urls(self, scheme: str, names: list[str], count: int) -> list[str]:
-        """So many distinct URLs, round and round over the files."""
-        base = f"{scheme}://127.0.0.1:{self.ports[scheme]}"
-        return [f"{base}/{names[i % len(names)]}?n={i}" for i in range(count)]
+    def urls(self, listener: str, names: list[str], count: int, hosts: Sequence[str] = ("127.0.0.1",)) -> list[str]:
+        """So many distinct URLs, round and round over the files and the hosts."""
+        scheme, port = listener.partition("-")[0], self.ports[listener]
+        return [
+            f"{scheme}://{hosts[i % len(hosts)]}:{port}/{names[i // len(hosts) % len(names)]}?n={i}"
+            for i in range(count)
+        ]
 
     def cpu_seconds(self) -> float:
         """What its processes have used so far."""
@@ -85,18 +106,19 @@ def serve(root: Path, work: Path) -> Iterator[Server]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     trust = _certificate(work)
-    http, https = _free_ports()
+    ports = dict(zip(LISTENERS, _free_ports(len(LISTENERS)), strict=True))
+    slow = " ".join(f"listen {host}:{ports['http-slow']} backlog=4096;" for host in SLOW_HOSTS)
     user = "user root;" if os.geteuid() == 0 else ""  # the checkout may be closed to nginx's usual user
     conf = work / "nginx.conf"
-    conf.write_text(NGINX_CONF.format(user=user, work=work, root=root, http=http, https=https))
+    named = {name.replace("-", "_"): port for name, port in ports.items()}
+    conf.write_text(NGINX_CONF.format(user=user, work=work, root=root, slow_hosts=slow, slow_rate=SLOW_RATE, **named))
     process = subprocess.Popen(
         [nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(conf)], stdin=subprocess.DEVNULL
     )
     try:
-        for port in (http, https):
+        for port in ports.values():
             _wait_for(process, port, work / "error.log")
         version = subprocess.run([nginx, "-v"], check=True, capture_output=True, text=True).stderr.strip()
-        ports = {"http": http, "https": https}
         yield Server(ports=ports, trust=trust, pid=process.pid, version=version.rpartition(": ")[2])
     finally:
         process.terminate()
@@ -132,11 +154,12 @@ def _certificate(work: Path) -> Path:
     return trust
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

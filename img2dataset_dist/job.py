@@ -13,6 +13,8 @@ from img2dataset_dist.commit import SPOOL, output_folder
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import Engine
 from img2dataset_dist.errors import ConfigError, InputError, ShardsFailed
+from img2dataset_dist.fetchers import profiles
+from img2dataset_dist.fetchers.host_table import HostTable, load_host_table
 from img2dataset_dist.model import Receipt, Shard, ShardFailure, Stats
 from img2dataset_dist.plan import Plan, make_plan
 from img2dataset_dist.reports import JobStart, Report
@@ -35,12 +37,13 @@ def run_job(config: JobConfig) -> Stats:
     """
     engine: Engine = registry.lookup("engine", config.engine.distributor)(config)
     registry.lookup("writer", config.output.output_format)
+    hosts = load_host_table(config.fetch)
     reports = [registry.lookup("report", name) for name in _report_names(config)]
     plan = make_plan(config.input)
     _refuse_empty(plan)
     output, standing = _enter(plan, config)
     plan = replace(plan, first_shard=standing.first_shard)
-    run = _Run(config=config, plan=plan, output=output, standing=standing, engine=engine)
+    run = _Run(config=config, plan=plan, output=output, standing=standing, engine=engine, hosts=hosts)
     run.reports = [report(config) for report in reports]
     return run.go()
 
@@ -77,6 +80,7 @@ class _Run:
     output: Folder
     standing: Standing
     engine: Engine
+    hosts: HostTable
     reports: list[Report] = field(default_factory=list)
     stats: Stats = field(default_factory=Stats)
     shards: dict[int, Shard] = field(default_factory=dict)
@@ -90,25 +94,43 @@ class _Run:
             input_schema=self.plan.schema,
             fingerprint=self.plan.fingerprint,
             output_url=self.output.url(""),
+            hosts=self.hosts,
+            rates=self._rates(),
         )
         complete = False
         start = JobStart(output=self.output.url(""), done=len(self.standing.done), notes=self.standing.notes)
         try:
             for report in self.reports:
                 report.start(start)
-            self._count_in_background()
+            if self.plan.config.schedule == "by_host":
+                self._count(self.output.sub(SPOOL))  # sorts the list; then counting costs nothing
+            else:
+                self._count_in_background()
             self._round(job, self._missing(), overlap=True)
             while again := self._to_retry():
                 self._round(job, again, overlap=False)
             complete = not self.failed
         finally:
             with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
+                profiles.merge_pieces(self.output)
                 leave(self.output, self.plan, self.standing.first_shard, complete=complete)
             for report in self.reports:
                 report.finish(self.stats, {i: failure.error for i, failure in self.failed.items()})
         if self.failed:
             raise ShardsFailed({i: failure.error for i, failure in self.failed.items()}, self.stats)
         return self.stats
+
+    def _rates(self) -> dict[str, float]:
+        """Where to begin with hosts that had to be slowed down before."""
+        path = self.config.fetch.host_profiles
+        if path is not None:
+            known = profiles.read_profiles(path)
+        else:
+            try:
+                known = profiles.read_profiles(self.output.url(profiles.FILE))
+            except ConfigError:  # there is none yet
+                return {}
+        return {host: profile.rate for host, profile in known.items() if profile.rate is not None}
 
     def _missing(self) -> Iterator[Shard]:
         """The shards without a receipt, found while they are asked for."""
@@ -150,10 +172,11 @@ class _Run:
 
         def count() -> None:
             with contextlib.suppress(Exception):  # the job itself meets the same error and tells it
-                rows = 0
-                for shard in self.plan.shards():
-                    rows += 0 if shard.id in self.standing.done else shard.rows
-                for report in self.reports:
-                    report.total(rows)
+                self._count(None)
 
         threading.Thread(target=count, name="count", daemon=True).start()
+
+    def _count(self, spool: Folder | None) -> None:
+        rows = sum(shard.rows for shard in self.plan.shards(spool) if shard.id not in self.standing.done)
+        for report in self.reports:
+            report.total(rows)

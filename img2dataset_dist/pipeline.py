@@ -3,8 +3,8 @@
 ::
 
     reader thread ──items──▶ fetch thread ──bodies──▶ transform threads ──samples──▶ one writer thread per open shard
-         ▲                        ▲                                                            │
-      shards (engine)      admission by bytes and rows                                events ◀─┘ receipts, failures
+         ▲                        ▲                        ▲                                   │
+      shards (engine)      budget of bytes and rows     deadline                    events ◀───┘ receipts, failures
 
 The next shard is asked for as soon as all rows of this one are with the fetch thread: the slowest URLs of a shard
 never idle the process. At most `OPEN_SHARDS` are in work at once.
@@ -17,46 +17,26 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from img2dataset_dist import registry, transforms
 from img2dataset_dist.commit import output_folder
-from img2dataset_dist.fetchers import Fetcher
-from img2dataset_dist.model import Event, Fetched, Item, Progress, Receipt, Shard, ShardFailure
+from img2dataset_dist.fetchers import FetchContext, Fetcher
+from img2dataset_dist.fetchers.budget import Budget
+from img2dataset_dist.fetchers.profiles import write_piece
+from img2dataset_dist.model import Event, Fetched, Item, Notice, Progress, Receipt, Sample, Shard, ShardFailure
 from img2dataset_dist.readers import Reader
 from img2dataset_dist.shard import OpenShard, ShardJob
 from img2dataset_dist.stats import Tally
+from img2dataset_dist.storage import own_name
+from img2dataset_dist.transforms.pool import TransformPool
 
 OPEN_SHARDS = 2
 PROGRESS_SECONDS = 0.5
 TRANSFORM_THREADS = 2
+LIVELY = 10.0
+"""Seconds without a turn of its loop after which the fetch thread counts as stuck."""
+
 _END = object()
-
-
-class Backlog:
-    """How many rows and bytes wait for their transform. Thread-safe."""
-
-    def __init__(self, *, rows: int, size: int) -> None:
-        self._lock = threading.Lock()
-        self._rows_left = rows
-        self._bytes_left = size
-
-    def add(self, size: int) -> None:
-        """A row with so many bytes came in."""
-        with self._lock:
-            self._rows_left -= 1
-            self._bytes_left -= size
-
-    def done(self, size: int) -> None:
-        """It was transformed."""
-        with self._lock:
-            self._rows_left += 1
-            self._bytes_left += size
-
-    @property
-    def full(self) -> bool:
-        """Whether no more transfers should start for now."""
-        return self._rows_left <= 0 or self._bytes_left <= 0
 
 
 class Pipeline:
@@ -71,18 +51,38 @@ class Pipeline:
         self._job = job
         fetch = job.config.fetch
         self._transforms = transforms.build(job.config)
-        self._fetcher: Fetcher = registry.lookup("fetcher", "curl")(fetch)
         self._output = output_folder(job.output_url)
-        self._backlog = Backlog(rows=4 * fetch.thread_count, size=fetch.max_buffered_bytes)
+        self._budget = Budget(rows=4 * fetch.thread_count, size=fetch.max_buffered_bytes)
+        self._spread: dict[str, int] = {}
         self._items: queue.Queue[Item | object] = queue.Queue(2 * fetch.thread_count)
         self._events: queue.Queue[Event | BaseException | object] = queue.Queue()
+        self._fetcher: Fetcher = registry.lookup("fetcher", "curl")(fetch, self._context())
         self._slots = threading.Semaphore(OPEN_SHARDS if overlap else 1)
         self._open: dict[int, OpenShard] = {}
         self._tally = Tally()
         self._tally_lock = threading.Lock()
         self._stop = threading.Event()
-        threads = job.config.engine.transform_threads or TRANSFORM_THREADS
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="transform")
+        engine = job.config.engine
+        self._pool = TransformPool(
+            self._transform,
+            self._finish,
+            threads=engine.transform_threads or TRANSFORM_THREADS,
+            timeout=engine.transform_timeout,
+            broken=self._events.put,
+        )
+
+    def _context(self) -> FetchContext:
+        job = self._job
+        return FetchContext(
+            table=job.hosts,
+            rates=job.rates,
+            workers=job.workers,
+            slots=job.slots,
+            by_host=job.config.input.schedule == "by_host",
+            spread=self._spread,
+            budget=self._budget,
+            notify=lambda text: self._events.put(Notice(text=text)),
+        )
 
     def run(self, shards: Iterable[Shard]) -> Iterator[Event]:
         """Work on `shards`, pulled one by one as there is room, until they end.
@@ -111,10 +111,14 @@ class Pipeline:
                         self._slots.release()
                         yield from self._progress()
                         yield event
+                    elif isinstance(event, Notice):
+                        yield event
                 if time.monotonic() - last > PROGRESS_SECONDS:
                     last = time.monotonic()
+                    self._pool.check()
                     yield from self._progress()
             fetcher.join(timeout=30)
+            self._leave_profiles()
         finally:
             self._shut_down()
 
@@ -123,12 +127,19 @@ class Pipeline:
         self._stop.set()
         self._fetcher.stop()
         self._slots.release()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         unfinished = list(self._open.values())
         for shard in unfinished:
             shard.fail(RuntimeError("interrupted"))
         for shard in unfinished:
             shard.join(2)
+
+    def _leave_profiles(self) -> None:
+        """Write down what was learnt about hosts, for the next run; nothing depends on it."""
+        learnt = self._fetcher.profiles()
+        with contextlib.suppress(OSError):
+            if learnt:
+                write_piece(self._output, f"{own_name('hosts')}.csv", learnt)
 
     def _guard(self, target: object, *args: object) -> None:
         try:
@@ -140,8 +151,13 @@ class Pipeline:
         with self._tally_lock:
             stats = self._tally.freeze()
             self._tally.reset()
-        if stats.count or any(shard.busy for shard in list(self._open.values())):
+        if stats.count or any(shard.busy for shard in list(self._open.values())) or self._waits_for_the_network:
             yield Progress(stats=stats)
+
+    @property
+    def _waits_for_the_network(self) -> bool:
+        """Whether there is nothing to do here but to wait, for slow hosts or a polite rate: that is no hang."""
+        return not self._pool.waiting and time.monotonic() - self._fetcher.alive < LIVELY
 
     def _read_all(self, shards: Iterable[Shard]) -> None:
         """Reader thread: open shards one after another and queue their items."""
@@ -149,6 +165,7 @@ class Pipeline:
         for shard in shards:
             if self._stop.is_set():
                 return
+            self._spread.update(shard.spread)
             opened = OpenShard(self._job, shard, self._output, self._events.put)
             self._open[shard.id] = opened
             self._read_one(opened)
@@ -180,19 +197,15 @@ class Pipeline:
         """Fetch thread: keep the transfers going and hand bodies to the transform threads."""
         try:
             for fetched in self._fetcher.fetch(self._next_items()):
-                size = len(fetched.body or b"")
-                self._backlog.add(size)
+                self._budget.row_in()
                 if self._stop.is_set():
                     break
-                self._pool.submit(self._finish, fetched, size)
+                self._pool.submit(fetched)
         finally:
             self._fetcher.close()
 
     def _next_items(self) -> Iterator[Item | None]:
         while not self._stop.is_set():
-            if self._backlog.full:
-                yield None
-                continue
             try:
                 item = self._items.get_nowait()
             except queue.Empty:
@@ -205,17 +218,21 @@ class Pipeline:
             if opened is not None and not opened.dead:
                 yield item
 
-    def _finish(self, fetched: Fetched, size: int) -> None:
-        """Transform thread: one row to its end."""
+    def _transform(self, fetched: Fetched) -> Sample:
+        """Transform thread: one row."""
+        opened = self._open.get(fetched.item.shard_id)
+        if opened is None or opened.dead or self._stop.is_set():
+            return Sample(item=fetched.item)  # nobody will look at it
+        return transforms.apply(self._transforms, fetched)
+
+    def _finish(self, fetched: Fetched, sample: Sample) -> None:
+        """Transform thread: hand a row to its writer, and its room to others."""
         try:
             opened = self._open.get(fetched.item.shard_id)
             if opened is None or opened.dead or self._stop.is_set():
                 return
-            sample = transforms.apply(self._transforms, fetched)
             with self._tally_lock:
                 self._tally.add(sample)
             opened.put(sample)
-        except BaseException as error:  # noqa: BLE001 (apply() raises nothing: this is the end of the process)
-            self._events.put(error)
         finally:
-            self._backlog.done(size)
+            self._budget.row_out(len(fetched.body or b""))

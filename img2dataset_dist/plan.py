@@ -18,7 +18,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from img2dataset_dist import registry, storage, urls
+from img2dataset_dist import registry, schedule, storage, urls
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import BadUrl, ConfigError, InputError
 from img2dataset_dist.model import Shard, Source
@@ -58,13 +58,21 @@ class Plan:
         """All shards in order, found while they are asked for.
 
         Args:
-            spool: where slices of inputs that cannot be entered in the middle are put (gzip, json). Without it,
-                such shards are counted but cannot be read.
+            spool: where slices of inputs that cannot be entered in the middle are put (gzip, json), and the lanes of
+                a list that is sorted by host. Without it, such shards are counted, as the list has them, but cannot
+                be read.
             done: ids of shards that nobody will read, so that they need no slice.
 
         Raises:
             InputError: an input file cannot be read to its end.
         """
+        if self.config.schedule == "by_host" and spool is not None:
+            yield from schedule.lane_shards(self, spool)
+        else:
+            yield from self.listed(spool, done)
+
+    def listed(self, spool: storage.Folder | None = None, done: Container[int] = ()) -> Iterator[Shard]:
+        """The same in the order of the list, whatever `schedule` says."""
         try:
             yield from self._shards(spool, done)
         except ConfigError as error:  # it was fine when the plan was made
@@ -118,6 +126,8 @@ def make_plan(config: InputConfig, first_shard: int = 0) -> Plan:
         "url_col": config.url_col,
         "url_list": contents,
     }
+    if config.schedule == "by_host":
+        identity |= {"schedule": config.schedule, "lanes": config.lanes}
     return Plan(
         config=config,
         sources=tuple(source for source, _ in looked),
@@ -255,7 +265,7 @@ def summarise(plan: Plan, spool: storage.Folder, top: int = 20) -> PlanSummary:
     hosts: Counter[str] = Counter()
     malformed: Counter[str] = Counter()
     shards = rows = 0
-    for shard in plan.shards(spool):
+    for shard in plan.listed(spool):
         shards += 1
         rows += shard.rows
         reader: Reader = registry.lookup("reader", shard.source.format)(plan.config)

@@ -48,6 +48,9 @@ PLUGINS: dict[str, dict[str, str]] = {
     },
 }
 
+INTERNAL: dict[str, dict[str, str]] = {"reader": {"lane": f"{_HERE}.readers.lane:LaneReader"}}
+"""What we look up ourselves and no option names."""
+
 OPTION = {"writer": "output_format", "engine": "distributor", "reader": "input_format"}
 """The option by which a user names a plug-in of a kind."""
 
@@ -65,7 +68,7 @@ def lookup(kind: str, name: str) -> Any:
         ConfigError: no built-in of that name, or "package.module:Class" that cannot be imported.
         MissingExtra: a package that the plug-in needs is not installed.
     """
-    target = PLUGINS[kind].get(name, name)
+    target = PLUGINS[kind].get(name) or INTERNAL.get(kind, {}).get(name, name)
     option = OPTION.get(kind, kind)
     if name in LATER.get(kind, ()):
         raise ConfigError(f"{option}={name!r} is not part of this version; it has {', '.join(PLUGINS[kind])}")

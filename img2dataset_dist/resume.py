@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from img2dataset_dist import schedule
 from img2dataset_dist.commit import CLAIMS, SHARD_SUFFIXES, SPOOL, STAGING, WORK, CommitLost, read_receipt, roll_forward
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import ConfigError, ResumeRefused
+from img2dataset_dist.fetchers.profiles import PIECES
 from img2dataset_dist.plan import Plan
 from img2dataset_dist.storage import Folder, owner_is_dead
 
@@ -25,7 +27,10 @@ _QUIET = frozenset(
     {
         "url_list", "output_folder", "incremental_mode", "distributor", "processes_count", "transform_threads",
         "subjob_size", "max_shard_retry", "enable_wandb", "wandb_project", "progress", "thread_count", "timeout",
-        "connect_timeout", "retries", "retry_backoff", "retry_max_wait", "max_buffered_bytes",
+        "connect_timeout", "retries", "retry_backoff", "retry_max_wait", "max_buffered_bytes", "schedule", "lanes",
+        "first_byte_timeout", "max_connections_per_host", "max_requests_per_second_per_host", "host_table",
+        "ignore_hosts", "host_profiles", "robots_txt", "allow_private_addresses", "allowed_schemes", "dns_servers",
+        "network_patience", "transform_timeout",
     }
 )  # fmt: skip
 """Options that may change between runs without making the shards differ in kind."""
@@ -75,6 +80,8 @@ def enter(output: Folder, plan: Plan, config: JobConfig) -> Standing:
         if foreign:
             notes.append(f"{len(foreign)} shard(s) were made by another tool; their row counts fit this list")
     notes += _changed_options(jobs, plan, config)
+    if plan.config.schedule == "by_host" and schedule.find(plan, output.sub(SPOOL)) is None:
+        notes.append("the list is sorted by host first; fetching starts after that")
     if not any(job["fingerprint"] == plan.fingerprint and job["first_shard"] == first for job in jobs):
         jobs.append(
             {
@@ -104,7 +111,7 @@ def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> No
         output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
         output.remove(SPOOL)
     _recover(output)
-    for folder in (STAGING, CLAIMS, SPOOL):
+    for folder in (STAGING, CLAIMS, SPOOL, PIECES):
         if output.exists(folder) and not output.sub(folder).files_below():
             output.remove(folder)
 
@@ -148,6 +155,12 @@ def _foreign_receipts(output: Folder, digits: int) -> dict[int, int]:
 
 def _check_foreign(plan: Plan, foreign: Mapping[int, int]) -> None:
     """Another tool's shards must have the row counts that this list would give them; walks the list once."""
+    if foreign and plan.config.schedule == "by_host":
+        raise ResumeRefused(
+            "the output folder holds shards of another tool, and nobody knows how their rows were sorted: use "
+            "--schedule=list to complete them, choose another --output_folder, or use --incremental_mode=overwrite or "
+            "extend"
+        )
     for shard in plan.shards() if foreign else ():
         rows = foreign.get(shard.id, -1)
         if rows not in (-1, shard.rows):
@@ -216,9 +229,11 @@ def _extend(jobs: list[dict[str, Any]], plan: Plan, done: set[int]) -> int:
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What changed, in words."""
     parts = []
+    plain = {"schedule": "list"}  # has no part in an identity
+    old, new = plain | dict(old), plain | dict(new)
     for name, value in new.items():
         before = old.get(name)
-        if before == value:
+        if before == value or (name == "lanes" and before is None):
             continue
         if name != "url_list":
             parts.append(f"{name} was {before!r} and is {value!r}")

@@ -10,8 +10,8 @@ import contextlib
 import queue
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow as pa
 from img2dataset_dist import registry
 from img2dataset_dist.commit import Attempt, read_receipt
 from img2dataset_dist.config import JobConfig
+from img2dataset_dist.fetchers.host_table import HostTable
 from img2dataset_dist.model import Receipt, Sample, Shard, ShardFailure
 from img2dataset_dist.stats import Tally
 from img2dataset_dist.storage import Folder
@@ -31,12 +32,23 @@ QUEUE = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """What every worker gets once, and every shard is done with. Picklable; holds no connection."""
+    """What every worker gets once, and every shard is done with. Picklable; holds no connection.
+
+    Attributes:
+        hosts: rules by host.
+        rates: requests per second of the whole job to begin with, by host; from an earlier run.
+        workers: how many processes work at the same time; set by the engine. They divide what a host may be asked.
+        slots: a file by which those on one machine share the connections of a host; None for a single worker.
+    """
 
     config: JobConfig
     input_schema: pa.Schema
     fingerprint: str
     output_url: str
+    hosts: HostTable = field(default_factory=lambda: HostTable(rules={}, ignored=frozenset()))
+    rates: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 1
+    slots: str | None = None
 
     def shard_name(self, shard_id: int) -> str:
         """The number that a shard's files are named by."""

@@ -14,8 +14,9 @@ from support.server import NastyServer
 from img2dataset_dist.about import PROJECT_URL, VERSION
 from img2dataset_dist.config import FetchConfig
 from img2dataset_dist.errors import ROW_ERRORS
-from img2dataset_dist.fetchers.curl import CurlFetcher, user_agent
+from img2dataset_dist.fetchers.curl import CurlFetcher
 from img2dataset_dist.fetchers.retry import RetryPolicy, Waiting, parse_retry_after
+from img2dataset_dist.fetchers.wire import user_agent
 from img2dataset_dist.fetchers.x_robots import is_disallowed
 from img2dataset_dist.model import Fetched, Item
 
@@ -79,7 +80,7 @@ def code(fetched: Fetched) -> str:
         ("/big?n=3000000", "too_large"),
         ("/big?n=3000000&length=0", "too_large"),
         ("/gzip-bomb?mib=50", "too_large"),
-        ("/hang", "timeout_total"),
+        ("/hang", "timeout_first_byte"),
         ("/hang-headers", "timeout_total"),
         ("/slow-first-byte?s=60", "timeout_total"),
         ("/drip?every=0.2", "timeout_total"),
@@ -148,7 +149,7 @@ def test_a_mixed_list_is_accounted_for_exactly(server: NastyServer) -> None:
     began = time.monotonic()
     found = fetch([*urls, *hanging], timeout=2, thread_count=64)
     assert time.monotonic() - began < 20
-    assert [code(f) for f in found] == [*kinds.values()] * 160 + ["timeout_total"] * 40
+    assert [code(f) for f in found] == [*kinds.values()] * 160 + ["timeout_first_byte"] * 40
 
 
 def test_only_transient_failures_are_tried_again(server: NastyServer) -> None:

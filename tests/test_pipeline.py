@@ -15,8 +15,9 @@ from support.server import NastyServer
 
 from img2dataset_dist import commit, pipeline
 from img2dataset_dist.config import JobConfig
+from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.model import Event, Progress, Receipt, Shard, ShardFailure
-from img2dataset_dist.pipeline import Backlog, Pipeline
+from img2dataset_dist.pipeline import Pipeline
 from img2dataset_dist.plan import make_plan
 from img2dataset_dist.shard import ShardJob
 
@@ -150,16 +151,20 @@ def test_closing_stops_within_seconds_and_leaves_nothing_staged(server: NastySer
 
 
 def test_bodies_wait_under_a_budget() -> None:
-    backlog = Backlog(rows=3, size=100)
-    backlog.add(60)
-    assert not backlog.full
-    backlog.add(60)
-    assert backlog.full
-    backlog.done(60)
-    assert not backlog.full
-    backlog.add(0)
-    backlog.add(0)
-    assert backlog.full
+    budget = Budget(rows=3, size=100)
+    assert budget.take(60)
+    assert not budget.full
+    assert not budget.take(60)
+    assert budget.take(60, force=True), "the one that all wait for"
+    assert budget.full
+    budget.give(120)
+    assert budget.take(1000), "one that is larger than the budget goes alone"
+    budget.give(1000)
+    for _ in range(3):
+        budget.row_in()
+    assert budget.full
+    budget.row_out(0)
+    assert not budget.full
 
 
 def test_admission_stops_when_transforms_are_behind(

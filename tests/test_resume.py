@@ -268,6 +268,6 @@ def test_memory_paths_and_slices(server: NastyServer, tmp_path: Path) -> None:
     assert stats.count == 9
     names = sorted(fs.find("/data/out"))
     assert names == sorted(
-        ["/data/out/_img2dataset/job.json"]
+        ["/data/out/_img2dataset/host_profiles.csv", "/data/out/_img2dataset/job.json"]
         + [f"/data/out/0000{n}{end}" for n in range(3) for end in (".parquet", ".tar", "_stats.json")]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import example, given
@@ -30,7 +31,10 @@ LONGEST = "http://a.example/".ljust(MAX_URL_LENGTH, "x")
         "http://[2001:db8::7]:8080/x",
         "http://a_b.example/",
         "http://xn--bcher-kva.example/",
-        "http://a.example./x",
+        "http://1.2.3.4/",
+        "http://a.1a/",
+        "http://0x.example/",
+        "http://foo-.example/",
         "http://a.example/a%20b%C3%A9%2Fc?x=%26",
         "http://a.example/100%/%zz",
         "http://a.example/a,b;c=d'(e)*!$&+@:~_[1].jpg?q=a/b?c,d",
@@ -64,6 +68,12 @@ def test_fine_urls_stay_as_they_are(url: str) -> None:
         ("http://\uff41.example/", "http://a.example/"),
         ("http://a.example:00080/x", "http://a.example:80/x"),
         ("http://a.example:/x", "http://a.example/x"),
+        ("http://a.example./x", "http://a.example/x"),
+        ("http://a.example.:81/x", "http://a.example:81/x"),
+        ("http://日本語。example。/", "http://xn--wgv71a119e.example/"),
+        ("http://127.0.0.1./x", "http://127.0.0.1/x"),
+        ("http://[2001:DB8:0:0::7]:8080/x", "http://[2001:db8::7]:8080/x"),
+        ("http://[::ffff:127.0.0.1]/x", "http://[::ffff:7f00:1]/x"),
         ("http://us er:p w@a.example/é", "http://us%20er:p%20w@a.example/%C3%A9"),
         ("http://me@mail.example@a.example/", "http://me%40mail.example@a.example/"),
         ("http://good.example\\@a.example/", "http://good.example%5C@a.example/"),
@@ -113,6 +123,23 @@ def test_host(text: str, host: str) -> None:
         ("http://?x", "URL has no host"),
         ("http://user@/x", "URL has no host"),
         ("http://:80/x", "URL has no host"),
+        ("http://1.2.3.256/", "malformed host"),
+        ("http://1.2.3.4.5/", "malformed host"),
+        ("http://256.1/", "malformed host"),
+        ("http://1.16777216/", "malformed host"),
+        ("http://4294967296/", "malformed host"),
+        ("http://09.1/", "malformed host"),
+        ("http://1.08/", "malformed host"),
+        ("http://a.1/", "malformed host"),
+        ("http://a.example.0x7f/", "malformed host"),
+        ("http://1.0x7g.1/", "malformed host"),
+        ("http://1..1/", "malformed host"),
+        ("http://" + "9" * 5000 + "/", "malformed host"),
+        ("http://a.example../", "malformed host"),
+        ("http://./", "malformed host"),
+        ("http://[fe80::1%eth0]/", "malformed host"),
+        ("http://[::1::2]/", "malformed"),
+        ("http://[1:2:3:4:5:6:7:8:9]/", "malformed"),
         ("http://a..b/", "malformed host"),
         ("http://.a/", "malformed host"),
         ("http://-a.example/x#", "malformed host"),
@@ -152,6 +179,93 @@ def test_what_is_refused(text: str | None, message: str) -> None:
     with pytest.raises(BadUrl, match=message) as caught:
         parse(text)
     assert text is None or "example" not in str(caught.value), "messages are counted, so they do not hold the URL"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.1", "127.0.1", "0x7f.1", "0X7F.0X1", "2130706433", "017700000001", "0x7f000001", "127.0.0.1.", "0177.0.0x0.1",
+     "127.0x000001", "\uff11\uff12\uff17.\uff11", "127\u30020\u30020\u30021"],
+)  # fmt: skip
+def test_an_ipv4_address_in_any_notation(host: str) -> None:
+    found = parse(f"http://{host}:8080/x")
+    assert (found.url, found.host) == ("http://127.0.0.1:8080/x", "127.0.0.1")
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_numbers_are_addresses(number: int) -> None:
+    address = str(IPv4Address(number))
+    assert parse(f"http://{number}/").host == address
+    assert parse(f"http://{number:#x}/").host == address
+    assert parse(f"http://0{number:o}/").host == address
+    assert parse(f"http://{address}/") == (f"http://{address}/", address)
+
+
+@given(st.integers(0, 2**128 - 1))
+@example(0)
+@example(0xFFFF7F000001)
+@example(0x7F000001)
+def test_ipv6_addresses_have_one_form(number: int) -> None:
+    found = parse(f"http://[{IPv6Address(number).exploded.upper()}]/")
+    assert IPv6Address(found.host) == IPv6Address(number)
+    assert re.fullmatch(r"[0-9a-f:]+", found.host)
+    assert found == parse(f"http://[{IPv6Address(number).compressed}]/")
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "host"),
+    [
+        ("s3://Bucket/a b/é?x#y.jpg", None, "Bucket"),
+        (" s3://bucket/x.jpg\n", "s3://bucket/x.jpg", "bucket"),
+        ("S3://bucket/X.jpg", "s3://bucket/X.jpg", "bucket"),
+        ("s3://bucket_1.a..b:x/k", None, "bucket_1.a..b:x"),
+        ("file:///data/x.jpg", None, ""),
+        ("file://there/data/x.jpg", None, "there"),
+        ("http://a.example/x", None, "a.example"),
+        ("https://a.example/é", "https://a.example/%C3%A9", "a.example"),
+    ],
+)
+def test_schemes_that_are_allowed(text: str, url: str | None, host: str) -> None:
+    assert parse(text, ("http", "https", "s3", "file")) == (url or text, host)
+
+
+@pytest.mark.parametrize(
+    ("text", "schemes", "message"),
+    [
+        ("gs://bucket/x", ("http", "https", "s3"), "URL scheme is not one of http, https, s3"),
+        ("http://a.example/x", ("https",), "URL scheme is not one of https"),
+        ("http://a.example/é", ("s3",), "URL scheme is not one of s3"),
+        ("bucket/x", ("s3",), "URL has no scheme"),
+        ("s3://bucket/x\ny", ("s3",), "control character in URL"),
+        ("s3://bucket/\ud800", ("s3",), "URL is not valid UTF-8"),
+        ("s3://bucket/x::file:///etc/passwd", ("s3",), "chained URL"),
+        ("s3://[bucket/x", ("s3",), "malformed URL"),
+        ("s3://" + "x" * MAX_URL_LENGTH, ("s3",), f"URL longer than {MAX_URL_LENGTH} characters"),
+    ],
+)
+def test_schemes_that_are_not(text: str, schemes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadUrl, match=message):
+        parse(text, schemes)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("http://A.example/x", "http://a.example"),
+        ("http://a.example:80?x:1@b/y", "http://a.example"),
+        ("https://a.example:80/", "https://a.example:80"),
+        ("HTTPS://a.example:443/é", "https://a.example"),
+        ("https://user:pass@a.example:8443/x@y:1", "https://a.example:8443"),
+        ("http://[::1]:8080/x", "http://[::1]:8080"),
+        ("http://[::1]/x", "http://[::1]"),
+        ("http://127.1:81", "http://127.0.0.1:81"),
+        ("s3://bucket/x:1", "s3://bucket"),
+        ("file:///x", "file://"),
+    ],
+)
+def test_origin(text: str, origin: str) -> None:
+    found = parse(text, ("http", "https", "s3", "file"))
+    assert found.origin == origin
+    assert found.scheme == origin.partition(":")[0]
 
 
 def is_usable(found: Url) -> bool:

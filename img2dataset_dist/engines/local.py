@@ -8,12 +8,15 @@ the driver's state is inherited, and the user's script is not imported again, so
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe, wait
 
 from img2dataset_dist.config import JobConfig
@@ -27,6 +30,10 @@ NEXT = "next"
 
 PATIENCE = 120.0
 """Seconds without any sign of life, on top of what the fetch options allow, after which a worker counts as hung."""
+
+
+LOOK_AHEAD = 10_000
+"""Shards that are looked at for one whose lane is free; they hold no data."""
 
 
 class WorkerStartError(Img2datasetError):
@@ -85,6 +92,9 @@ class LocalEngine:
         """See `Engine.run`."""
         late: list[Exception] = []
         feed = Feed(until_error(shards, late))
+        slots, path = tempfile.mkstemp(prefix="img2dataset-", suffix=".slots")
+        os.close(slots)
+        job = replace(job, workers=self._processes, slots=path if self._processes > 1 else None)
         try:
             while self._workers or feed.has(1):
                 while len(self._workers) < self._processes and feed.has(self._yet_to_ask() + 1):
@@ -92,6 +102,7 @@ class LocalEngine:
                 yield from self._round(feed)
         finally:
             self._stop_all()
+            os.unlink(path)
         if late:
             raise late[0]
 
@@ -108,7 +119,7 @@ class LocalEngine:
             try:
                 message = connection.recv()
             except (EOFError, OSError):
-                yield from self._bury(worker, worker.obituary())
+                yield from self._bury(worker, feed, worker.obituary())
                 continue
             worker.seen = time.monotonic()
             if message == NEXT:
@@ -116,26 +127,39 @@ class LocalEngine:
             else:
                 if isinstance(message, (Receipt, ShardFailure)):
                     worker.open.discard(message.shard_id)
+                    self._free(feed, [message.shard_id])
                 yield message
         for worker in list(self._workers):
             if worker.open and time.monotonic() - worker.seen > self._patience:
                 worker.process.kill()
                 worker.process.wait()
-                yield from self._bury(worker, f"worker process {worker.process.pid} hung and was ended")
+                yield from self._bury(worker, feed, f"worker process {worker.process.pid} hung and was ended")
 
     def _give(self, worker: Worker, feed: Feed) -> None:
         worker.started = True
-        shard = feed.next()
+        shard = feed.next(worker)
+        if shard is None and feed.has(1):
+            feed.waiting.append(worker)  # all that is left is in lanes of others
+            return
         if shard is not None:
             worker.open.add(shard.id)
         with contextlib.suppress(OSError):  # it is dead: the next recv() says so, and reports its open shards
             worker.connection.send(shard)
 
-    def _bury(self, worker: Worker, reason: str) -> Iterator[ShardFailure]:
+    def _free(self, feed: Feed, shard_ids: Iterable[int]) -> None:
+        """These shards are over here: answer those who wait for their lanes, or for the end."""
+        feed.free(shard_ids)
+        waiting, feed.waiting = feed.waiting, []
+        for worker in waiting:
+            if worker in self._workers:
+                self._give(worker, feed)
+
+    def _bury(self, worker: Worker, feed: Feed, reason: str) -> Iterator[ShardFailure]:
         self._workers.remove(worker)
         worker.connection.close()
         if not worker.started:
             raise WorkerStartError(f"{reason} before it began to work; its own message stands above")
+        self._free(feed, worker.open)
         for shard_id in sorted(worker.open):
             yield ShardFailure(shard_id=shard_id, error=reason, certain=len(worker.open) == 1)
 
@@ -146,11 +170,17 @@ class LocalEngine:
 
 
 class Feed:
-    """Shards with some look-ahead, so that no worker is started for nothing."""
+    """Shards with some look-ahead, so that no worker is started for nothing, and no lane is at two workers.
+
+    Attributes:
+        waiting: workers that asked when there was nothing for them; to be asked for again after `free`.
+    """
 
     def __init__(self, shards: Iterator[Shard]) -> None:
         self._shards = shards
         self._ahead: deque[Shard] = deque()
+        self._open: dict[int, tuple[Worker | None, int]] = {}
+        self.waiting: list[Worker] = []
 
     def has(self, count: int) -> bool:
         """Whether there are at least `count` more shards; looks no further."""
@@ -161,6 +191,28 @@ class Feed:
             self._ahead.append(shard)
         return True
 
-    def next(self) -> Shard | None:
-        """The next shard, None for no more."""
-        return self._ahead.popleft() if self.has(1) else None
+    def next(self, worker: Worker | None = None) -> Shard | None:
+        """The next shard that `worker` may have. None: for now, when `has(1)`, else for good.
+
+        Who holds several lanes gets no more while somebody waits who has none, so that lanes do get free.
+        """
+        lanes = {lane for holder, lane in self._open.values() if holder is worker}
+        busy = {lane for holder, lane in self._open.values() if holder is not worker}
+        holders = [holder for holder, _ in self._open.values()]
+        if len(lanes) > 1 and any(other not in holders for other in self.waiting):
+            return None
+        for number in range(LOOK_AHEAD):
+            if not self.has(number + 1):
+                return None
+            shard = self._ahead[number]
+            if shard.lane not in busy:
+                del self._ahead[number]
+                if shard.lane is not None:
+                    self._open[shard.id] = worker, shard.lane
+                return shard
+        return None
+
+    def free(self, shard_ids: Iterable[int]) -> None:
+        """Nobody works on these shards any more."""
+        for shard_id in shard_ids:
+            self._open.pop(shard_id, None)

@@ -1,73 +1,59 @@
-"""The fetcher: libcurl's multi interface in one thread, `thread_count` transfers in flight.
+"""The fetcher: rows in, bodies or failures out, `thread_count` requests under way.
 
-libcurl brings keep-alive, HTTP/2, TLS session reuse, compressed transfer, deadlines and redirect rules; it tells us by
-callbacks which sockets to watch, so a round costs what is active, not what is open. Handles are made once and reused.
+This is the row's side of a fetch: admission, robots.txt, redirects, retries, what an end means. The bytes move in
+`wire.py`, whose turn comes between a look at what may start (`_fill`) and a look at what has ended (`_settle`).
 """
 
 from __future__ import annotations
 
-import os
 import random
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-
-import certifi
-import pycurl
+from datetime import datetime, timezone
 
 from img2dataset_dist import urls
-from img2dataset_dist.about import PROJECT_URL, VERSION
 from img2dataset_dist.config import FetchConfig
-from img2dataset_dist.errors import BadUrl, Disallowed, EmptyBody, TooLarge
-from img2dataset_dist.fetchers.outcome import failure_of, http_failure
+from img2dataset_dist.errors import (
+    BadUrl,
+    BlockedAddress,
+    DnsError,
+    HostDown,
+    IgnoredHost,
+    RobotsDisallowed,
+    RowError,
+)
+from img2dataset_dist.fetchers import FetchContext
+from img2dataset_dist.fetchers.addresses import is_public
+from img2dataset_dist.fetchers.budget import Budget
+from img2dataset_dist.fetchers.deadlines import Deadlines
+from img2dataset_dist.fetchers.health import Health
+from img2dataset_dist.fetchers.hosts import Gate, Host
+from img2dataset_dist.fetchers.intake import Intake
+from img2dataset_dist.fetchers.limits import Limits
+from img2dataset_dist.fetchers.objects import ObjectReader
+from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, sign_of
+from img2dataset_dist.fetchers.profiles import HostProfile
+from img2dataset_dist.fetchers.redirects import HTTP, follow
+from img2dataset_dist.fetchers.resolver import Answer, Resolver
 from img2dataset_dist.fetchers.retry import RetryPolicy, Waiting, parse_retry_after
-from img2dataset_dist.fetchers.x_robots import is_disallowed
+from img2dataset_dist.fetchers.robots import MAX_REDIRECTS, RobotsCache, robots_url
+from img2dataset_dist.fetchers.slots import FileSlots
+from img2dataset_dist.fetchers.transfer import REDIRECTS, Transfer, Where
+from img2dataset_dist.fetchers.wire import AGENT, End, Extras, Wire
 from img2dataset_dist.model import Failure, Fetched, FetchFacts, Item
 
-AGENT = "img2dataset-dist"
 AGENT_NAMES = (AGENT, "img2dataset")
-"""Names by which an X-Robots-Tag may address us: our own, and the tool that site owners have known for longer."""
+"""Names by which a site may address us: our own, and the tool that site owners have known for longer."""
 
-ERROR_BODY = 256 * 2**10
-"""Bytes of an error page that are read away to keep its connection; a longer one is cut off."""
+ANSWERS = ("connect", "dns", "reset", "tls", "protocol")
+"""Failures that somebody out there had to tell us, so that our own network is up; unless they are `ours`."""
 
-_SIZE_DOWNLOAD = getattr(pycurl, "SIZE_DOWNLOAD_T", pycurl.SIZE_DOWNLOAD)
+LOOKAHEAD = 10_000
+"""Rows that may wait for their hosts before no more are read from the list."""
 
 POLL = 0.02
 """Seconds after which a list that had nothing to give is asked again."""
-
-
-def user_agent(token: str | None) -> str:
-    """Who we say we are: honest, with a URL for site owners, and the user's own token."""
-    return f"{AGENT}/{VERSION} (+{PROJECT_URL})" + (f" {token}" if token else "")
-
-
-class Transfer:
-    """One item on its way: which try it is, and what has come in so far."""
-
-    __slots__ = ("attempts", "body", "discarded", "failure", "item", "retry_after", "robots", "status", "url")
-
-    def __init__(self, item: Item, url: str) -> None:
-        self.item = item
-        self.url = url
-        self.attempts = 0
-        self.start()
-
-    def start(self) -> None:
-        """Forget an earlier try."""
-        self.attempts += 1
-        self.new_response(0)
-        self.failure: Failure | None = None
-
-    def new_response(self, status: int) -> None:
-        """Headers of another response begin: the first, or the one behind a redirect."""
-        self.status = status
-        self.body = bytearray()
-        self.discarded = 0
-        self.robots: list[str] = []
-        self.retry_after: str | None = None
 
 
 class CurlFetcher:
@@ -76,250 +62,386 @@ class CurlFetcher:
     def __init__(
         self,
         config: FetchConfig,
+        context: FetchContext | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         rand: Callable[[], float] = random.random,
     ) -> None:
+        context = context or FetchContext()
         self._config = config
+        self._context = context
         self._clock = clock
         self._random = rand
         self._policy = RetryPolicy(retries=config.retries, backoff=config.retry_backoff, max_wait=config.retry_max_wait)
-        self._agents = frozenset({*AGENT_NAMES, (config.user_agent_token or AGENT).lower()})
-        self._directives = frozenset(config.disallowed_header_directives)
-        self._selector = selectors.DefaultSelector()
-        self._timer: float | None = None
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, config.thread_count)
-        self._free = [self._new_handle() for _ in range(config.thread_count)]
-        self._active: dict[pycurl.Curl, Transfer] = {}
+        self._deadlines = Deadlines.of(config)
+        names = (*((config.user_agent_token.lower(),) if config.user_agent_token else ()), *AGENT_NAMES)
+        self._robots = RobotsCache(names, clock=clock) if config.robots_txt == "respect" else None
+        self._robots_wait: dict[str, list[Transfer]] = {}
+        self._slots = FileSlots(context.slots) if context.slots else None
+        self._limits = Limits(config, context)
+        self._gate: Gate[Transfer] = Gate(self._limits.of, self._slots)
+        self._budget = context.budget or Budget(size=2**62, rows=2**62)
+        self._health: Health[Transfer] = Health(patience=config.network_patience, notify=context.notify)
+        self._intake = Intake(config, names, self._budget, clock)
+        self._wire = Wire(config, self._intake, clock)
+        self._resolver = Resolver(config.dns_servers, wake=self._wire.wake, timeout=self._deadlines.connect)
+        self._objects: ObjectReader | None = None
+        self._under_way: dict[Transfer, None] = {}
+        self._resolving: dict[str, list[Transfer]] = {}
         self._waiting: Waiting[Transfer] = Waiting()
         self._ready: deque[Fetched] = deque()
+        self._next_look = 0.0
+        self._more = True
         self._stopped = False
+        self._alive = clock()
 
     def fetch(self, items: Iterator[Item | None]) -> Iterator[Fetched]:
         """See `Fetcher.fetch`."""
-        more = True
-        while not self._stopped and (more or self._active or self._waiting or self._ready):
-            idle = False
-            while self._free and not idle:
-                transfer = self._waiting.pop_due(self._clock())
-                if transfer is None and more:
-                    try:
-                        item = next(items)
-                    except StopIteration:
-                        more = False
-                        continue
-                    idle = item is None
-                    transfer = None if item is None else self._admit(item)
-                    if len(self._ready) > self._config.thread_count:
-                        idle = True  # rows that fail at once must not starve the transfers
-                elif transfer is None:
-                    idle = True
-                if transfer is not None:
-                    self._start(transfer)
-            self._turn(self._patience(more=more))
+        self._more = True
+        while not self._stopped and (self._more or self._unfinished()):
+            self._alive = self._clock()
+            self._fill(items)
+            self._wire.turn(self._patience())
+            self._settle()
             while self._ready:
                 yield self._ready.popleft()
 
     def stop(self) -> None:
         """See `Fetcher.stop`."""
         self._stopped = True
+        self._wire.wake()
 
     def close(self) -> None:
         """See `Fetcher.close`."""
-        for handle in self._active:
-            self._multi.remove_handle(handle)
-            handle.close()
-        self._active.clear()
-        for handle in self._free:
-            handle.close()
-        self._free.clear()
-        self._multi.close()
-        self._selector.close()
+        self._resolver.close()
+        if self._objects is not None:
+            self._objects.close()
+        self._wire.close()
+        if self._slots is not None:
+            self._slots.close()
 
-    def _admit(self, item: Item) -> Transfer | None:
-        """A transfer for an item, or its failure straight away."""
+    @property
+    def alive(self) -> float:
+        """See `Fetcher.alive`."""
+        return self._alive
+
+    def profiles(self) -> list[HostProfile]:
+        """See `Fetcher.profiles`."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return [self._limits.profile(host, now) for host in self._gate.hosts.values() if host.requests]
+
+    # what may start
+
+    def _unfinished(self) -> bool:
+        return bool(
+            self._under_way or len(self._gate) or self._waiting or self._ready or self._robots_wait or self._health
+        )
+
+    def _fill(self, items: Iterator[Item | None]) -> None:
+        """Start whatever may start; read on in the list while that is not enough."""
+        if self._health.down:
+            self._probe(items)
+            return
+        while len(self._under_way) < self._config.thread_count and not self._budget.full:
+            if not self._start_one(items):
+                return
+
+    def _start_one(self, items: Iterator[Item | None]) -> bool:
+        """Start a request, or come nearer to it. Returns whether there may be more to do."""
+        now = self._clock()
+        taken = self._gate.take(now)
+        if taken is not None:
+            self._begin(*taken, now)
+            return True
+        retry = self._waiting.pop_due(now)
+        if retry is not None:
+            self._park(retry)
+            return True
+        # Rows that fail at once must not starve the transfers.
+        if not self._more or self._parked() >= LOOKAHEAD or len(self._ready) > self._config.thread_count:
+            return False
+        try:
+            item = next(items)
+        except StopIteration:
+            self._more = False
+            return True
+        if item is None:
+            return False
+        self._admit(item)
+        return True
+
+    def _probe(self, items: Iterator[Item | None]) -> None:
+        """The network is down: try one row now and then."""
+        now = self._clock()
+        if not self._health.probe(now):
+            return
+        held = self._health.one_held()
+        if held is not None:
+            held.new_try()
+            self._park(held, first=True)
+        before = len(self._under_way)
+        while len(self._under_way) == before and self._start_one(items):
+            pass
+
+    def _parked(self) -> int:
+        return len(self._gate) + sum(map(len, self._robots_wait.values()))
+
+    def _admit(self, item: Item) -> None:
+        """A new row: to its host, or to its failure straight away."""
         if item.failure is not None:
             self._ready.append(Fetched(item=item, failure=item.failure))
-            return None
+            return
         try:
-            return Transfer(item, urls.parse(item.url).url)
+            url = urls.parse(item.url, self._config.allowed_schemes)
         except BadUrl as error:
             self._ready.append(Fetched(item=item, failure=Failure.of(error)))
-            return None
+            return
+        self._park(Transfer(item, url))
 
-    def _start(self, transfer: Transfer) -> None:
-        handle = self._free.pop()
-        handle.setopt(pycurl.URL, transfer.url)
-        handle.setopt(pycurl.WRITEFUNCTION, lambda chunk: self._on_body(transfer, chunk))
-        handle.setopt(pycurl.HEADERFUNCTION, lambda line: self._on_header(transfer, line))
-        self._active[handle] = transfer
-        self._multi.add_handle(handle)
+    def _park(self, transfer: Transfer, *, first: bool = False) -> None:
+        """Let a transfer wait for its host, if it may be asked at all."""
+        host = transfer.url.host
+        error: RowError | None = None
+        if self._context.table.rule(host).ignore:
+            error = IgnoredHost("the host is on the ignore list")
+        elif transfer.item is not None and self._robots is not None and transfer.url.scheme in HTTP:
+            if not self._robots_known(transfer):
+                return
+            if transfer.robots_txt in ("disallowed", "unreachable"):
+                error = RobotsDisallowed(f"robots.txt: {transfer.robots_txt}")
+        if error is None and self._gate.refuses(host, self._clock()):
+            error = HostDown("the host does not answer")
+        if error is None:
+            self._gate.park(host, transfer, first=first)
+        else:
+            self._refuse(transfer, error)
 
-    def _patience(self, *, more: bool) -> float:
+    def _robots_known(self, transfer: Transfer) -> bool:
+        """Whether robots.txt has been read for the URL; if not, the transfer waits until it was."""
+        assert self._robots is not None
+        url = transfer.url
+        verdict = self._robots.verdict(url.url)
+        if verdict is not None:
+            transfer.robots_txt = verdict.state
+            if verdict.crawl_delay:
+                self._gate.limit(url.host, self._limits.share(url.host, 1 / verdict.crawl_delay))
+            return True
+        waiting = self._robots_wait.get(url.origin)
+        if waiting is None:
+            self._robots_wait[url.origin] = [transfer]
+            self._park(Transfer(None, urls.parse(robots_url(url.origin))), first=True)
+        else:
+            waiting.append(transfer)
+        return False
+
+    def _begin(self, host: Host[Transfer], transfer: Transfer, now: float) -> None:
+        """A transfer has its slot: find the address, then send the request."""
+        transfer.host = host
+        transfer.began = now
+        transfer.attempts += transfer.redirects == 0
+        self._under_way[transfer] = None
+        if transfer.url.scheme not in HTTP:
+            self._read_object(transfer)
+        elif self._context.table.rule(host.name).proxy:
+            self._send(transfer)
+        else:
+            answer = self._resolver.lookup(host.name)
+            if answer is None:
+                transfer.where = Where.RESOLVING
+                self._resolving.setdefault(host.name, []).append(transfer)
+            else:
+                self._resolved(transfer, answer)
+
+    def _read_object(self, transfer: Transfer) -> None:
+        if self._objects is None:
+            config = self._config
+            self._objects = ObjectReader(
+                timeout=config.timeout, max_body_bytes=config.max_body_bytes, wake=self._wire.wake
+            )
+        transfer.where = Where.READING
+        self._objects.start(transfer, transfer.url.url)
+
+    def _resolved(self, transfer: Transfer, answer: Answer) -> None:
+        """The name's addresses are there, or not."""
+        transfer.dns = self._clock() - transfer.began
+        if not answer.addresses:
+            self._end(transfer, Failure.of(DnsError(answer.problem or "no address")), ours=answer.ours)
+            return
+        addresses = answer.addresses
+        if not self._config.allow_private_addresses:
+            addresses = tuple(a for a in addresses if is_public(a))
+        if addresses:
+            transfer.addresses = addresses
+            self._send(transfer)
+        else:
+            self._end(transfer, Failure.of(BlockedAddress(BLOCKED)))
+
+    def _send(self, transfer: Transfer) -> None:
+        transfer.where = Where.ON_THE_WIRE
+        rule = self._context.table.rule(transfer.url.host)
+        self._wire.start(transfer, Extras(rule.headers, rule.proxy))
+
+    # what has ended
+
+    def _patience(self) -> float:
         """How long a turn may wait for sockets, in seconds."""
         if self._ready:
             return 0.0
         now = self._clock()
-        waits = [1.0]
-        if more and self._free:
-            waits.append(POLL)
-        if self._timer is not None:
-            waits.append(self._timer - now)
-        due = self._waiting.next_due()
-        if due is not None and self._free:
-            waits.append(due - now)
-        return max(0.0, min(waits))
+        due = [now + 1.0, self._wire.next_timer(), self._health.next_look()]
+        if self._under_way:
+            due.append(self._next_look)
+        if len(self._under_way) < self._config.thread_count:
+            due += [self._waiting.next_due(), self._gate.next_start()]
+            if (self._more and self._parked() < LOOKAHEAD) or self._budget.full:
+                due.append(now + POLL)
+        if self._intake.paused:
+            due.append(now + POLL)
+        return max(0.0, min(when for when in due if when is not None) - now)
 
-    def _turn(self, seconds: float) -> None:
-        """Wait for sockets, let libcurl work on them, and collect what is finished."""
-        if not self._selector.get_map():
-            time.sleep(seconds)
-        for key, events in self._selector.select(seconds) if self._selector.get_map() else ():
-            mask = (pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0) | (
-                pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
-            )
-            self._multi.socket_action(key.fd, mask)
-        if self._timer is not None and self._timer <= self._clock():
-            self._timer = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        self._collect()
+    def _settle(self) -> None:
+        """Take note of everything that came or ended, or should have by now."""
+        for host, answer in self._resolver.collect():
+            for transfer in self._resolving.pop(host, ()):
+                if transfer.where is Where.RESOLVING and transfer in self._under_way:
+                    self._resolved(transfer, answer)
+        while self._wire.ended:
+            self._ended(self._wire.ended.popleft())
+        if self._objects is not None:
+            for token, result, seconds in self._objects.collect():
+                assert isinstance(token, Transfer)
+                self._object_came(token, result, seconds)
+        for transfer in self._intake.unpause():
+            self._wire.go_on(transfer)
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + self._deadlines.look
+            self._end_overdue(now)
+        idle = not (self._under_way or self._more or len(self._gate) or self._waiting)
+        for transfer in self._health.convicted(now, idle=idle):
+            self._conclude(transfer)
 
-    def _collect(self) -> None:
-        more = 1
-        while more:
-            more, finished, failed = self._multi.info_read(100)
-            for handle in finished:
-                self._finish(handle, 0, "")
-            for handle, number, message in failed:
-                self._finish(handle, number, message)
+    def _end_overdue(self, now: float) -> None:
+        for transfer in list(self._under_way):
+            error = self._deadlines.overdue(transfer, now)
+            if error is None:
+                continue
+            if transfer.handle is not None:
+                transfer.facts = facts_of(transfer, self._deadlines.spent(transfer, now))
+                self._wire.end(transfer)
+            elif transfer in self._resolving.get(transfer.url.host, ()):
+                self._resolving[transfer.url.host].remove(transfer)
+            self._end(transfer, Failure.of(error), ours=transfer.where is Where.RESOLVING)
 
-    def _finish(self, handle: pycurl.Curl, number: int, message: str) -> None:
-        transfer = self._active.pop(handle)
-        self._multi.remove_handle(handle)
-        failure = self._failure(transfer, handle, number, message)
-        facts = self._facts(transfer, handle)
-        self._free.append(handle)
-        if failure is None:
-            self._ready.append(Fetched(item=transfer.item, facts=facts, body=bytes(transfer.body)))
+    def _ended(self, end: End) -> None:
+        """One transfer is off the wire, one way or another."""
+        transfer = end.transfer
+        failure = end_of(end)
+        ours = is_ours(end)
+        transfer.facts = facts_of(transfer, self._deadlines.spent(transfer, self._clock()))
+        self._wire.end(transfer)
+        self._end(transfer, failure, ours=ours)
+
+    def _object_came(self, transfer: Transfer, result: bytes | RowError, seconds: float) -> None:
+        size = None if isinstance(result, RowError) else len(result)
+        transfer.facts = FetchFacts(
+            final_url=transfer.url.url, fetch_ms=round(seconds * 1000), attempts=transfer.attempts, bytes=size
+        )
+        if isinstance(result, RowError):
+            self._end(transfer, Failure.of(result))
+        else:
+            self._budget.take(len(result), force=True)
+            transfer.reserved = len(result)
+            transfer.body = bytearray(result)
+            transfer.status = 200
+            self._end(transfer, None)
+
+    def _end(self, transfer: Transfer, failure: Failure | None, *, ours: bool = False) -> None:
+        """A request is over: give its slot back and decide what comes next."""
+        now = self._clock()
+        del self._under_way[transfer]
+        if transfer.where is Where.PAUSED:
+            self._intake.paused.remove(transfer)
+        host = transfer.host
+        assert host is not None
+        transfer.host = None
+        transfer.failure = failure
+        sign = sign_of(transfer, failure, ours=ours)
+        retry_after = parse_retry_after(transfer.retry_after) or 0.0
+        refused = self._gate.done(
+            host,
+            sign,
+            now,
+            began=transfer.began,
+            good=failure is None,
+            latency=(transfer.facts.first_byte_ms or 0) / 1000,
+            retry_after=min(retry_after, self._config.retry_max_wait),
+        )
+        for other in refused:
+            self._refuse(other, HostDown("the host does not answer"))
+        if transfer.status or (failure is not None and failure.code in ANSWERS and not ours):
+            for other in self._health.answered(host.name, now):
+                other.new_try()
+                self._park(other)
+        transfer.spent = self._deadlines.spent(transfer, now)
+        if transfer.status in REDIRECTS and transfer.location is not None and failure is not None:
+            self._redirect(transfer)
+        elif transfer.item is None:
+            self._robots_came(transfer)
+        elif ours:
+            self._health.hold(transfer, host.name, now)
+        else:
+            self._conclude(transfer)
+
+    def _redirect(self, transfer: Transfer) -> None:
+        """Follow a redirect: another request, through the gate of its own host, on the clock of the same try."""
+        robots = transfer.item is None
+        try:
+            transfer.new_request(follow(transfer, MAX_REDIRECTS if robots else self._config.max_redirects))
+        except RowError as error:
+            transfer.failure = Failure.of(error)
+            if robots:
+                self._robots_came(transfer)
+            else:
+                self._conclude(transfer)
+        else:
+            self._park(transfer, first=True)
+
+    def _robots_came(self, transfer: Transfer) -> None:
+        """A robots.txt is there, or will not be: those who wait for it go on."""
+        assert self._robots is not None
+        self._robots.store(transfer.first.origin, transfer.status or None, bytes(transfer.body))
+        for waiting in self._robots_wait.pop(transfer.first.origin, ()):
+            self._park(waiting)
+
+    def _refuse(self, transfer: Transfer, error: RowError) -> None:
+        """A request that must not be made now."""
+        transfer.failure = Failure.of(error)
+        transfer.status, transfer.retry_after = 0, None
+        if transfer.item is None:
+            self._robots_came(transfer)
             return
+        transfer.facts = FetchFacts(attempts=transfer.attempts, robots_txt=transfer.robots_txt)
+        self._conclude(transfer)
+
+    def _conclude(self, transfer: Transfer) -> None:
+        """The try is over: its body, another try later, or its failure."""
+        item, failure = transfer.item, transfer.failure
+        assert item is not None
+        size = 0 if failure else len(transfer.body)
+        self._budget.give(transfer.reserved - size)
+        transfer.reserved = 0
+        if failure is None:
+            body = bytes(transfer.body)
+            transfer.body = bytearray()
+            self._ready.append(Fetched(item=item, facts=transfer.facts, body=body))
+            return
+        transfer.tries += 1
         wait = None
         if failure.transient:
-            wait = self._policy.wait(transfer.attempts, parse_retry_after(transfer.retry_after), self._random)
+            wait = self._policy.wait(transfer.tries, parse_retry_after(transfer.retry_after), self._random)
         if wait is None:
-            self._ready.append(Fetched(item=transfer.item, facts=facts, failure=failure))
+            self._ready.append(Fetched(item=item, facts=transfer.facts, failure=failure))
         else:
-            transfer.start()
+            transfer.new_try()
             self._waiting.add(self._clock() + wait, transfer)
-
-    def _failure(self, transfer: Transfer, handle: pycurl.Curl, number: int, message: str) -> Failure | None:
-        if transfer.failure is not None:
-            return transfer.failure
-        if transfer.status >= 400 or (transfer.status >= 300 and number == 0):  # noqa: PLR2004
-            return http_failure(transfer.status)  # whatever happened to the body of the error page
-        if number:
-            return failure_of(number, message, handle)
-        return None if transfer.body else Failure.of(EmptyBody("empty body"))
-
-    def _facts(self, transfer: Transfer, handle: pycurl.Curl) -> FetchFacts:
-        return FetchFacts(
-            http_status=handle.getinfo(pycurl.RESPONSE_CODE) or None,
-            final_url=_text(handle, pycurl.EFFECTIVE_URL),
-            content_type=_text(handle, pycurl.CONTENT_TYPE),
-            fetch_ms=round(handle.getinfo(pycurl.TOTAL_TIME) * 1000),
-            attempts=transfer.attempts,
-            bytes=len(transfer.body) or int(handle.getinfo(_SIZE_DOWNLOAD)),
-        )
-
-    def _on_header(self, transfer: Transfer, line: bytes) -> int:
-        """One header line. Returns how much of it was taken; anything but its length ends the transfer."""
-        if line.startswith(b"HTTP/"):
-            code = line.split(None, 2)[1:2]
-            transfer.new_response(int(code[0]) if code and code[0].isdigit() else 0)
-        elif line[:1] in b"xXrR" and len(line) > 2:  # noqa: PLR2004 (the blank line is 2 bytes)
-            name, _, value = line.decode("latin-1").partition(":")
-            if name.lower() == "x-robots-tag":
-                transfer.robots.append(value.strip())
-            elif name.lower() == "retry-after":
-                transfer.retry_after = value.strip()
-        elif line in (b"\r\n", b"\n") and self._refused(transfer):
-            transfer.failure = Failure.of(Disallowed("Use of image disallowed by X-Robots-Tag directive"))
-            return 0
-        return len(line)
-
-    def _refused(self, transfer: Transfer) -> bool:
-        """Whether the headers of a good answer forbid its use."""
-        return (
-            bool(transfer.robots and self._directives)
-            and 200 <= transfer.status < 300  # noqa: PLR2004
-            and is_disallowed(transfer.robots, self._agents, self._directives)
-        )
-
-    def _on_body(self, transfer: Transfer, chunk: bytes) -> int:
-        """Some bytes of a body. Returns how many were taken; anything but all ends the transfer."""
-        body = transfer.body
-        if not 200 <= transfer.status < 300:  # noqa: PLR2004
-            transfer.discarded += len(chunk)
-            return len(chunk) if transfer.discarded <= ERROR_BODY else 0
-        if len(body) + len(chunk) > self._config.max_body_bytes:
-            transfer.failure = Failure.of(TooLarge("body too large"))
-            transfer.body = bytearray()
-            return 0
-        body += chunk
-        return len(chunk)
-
-    def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
-        """Libcurl asks to watch a socket, or to stop watching it."""
-        if what == pycurl.POLL_REMOVE:
-            with suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(fd)
-            return
-        events = (selectors.EVENT_READ if what & pycurl.POLL_IN else 0) | (
-            selectors.EVENT_WRITE if what & pycurl.POLL_OUT else 0
-        )
-        if not events:
-            return
-        try:
-            self._selector.modify(fd, events)
-        except (KeyError, OSError):
-            with suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(fd)
-            self._selector.register(fd, events)
-
-    def _on_timer(self, milliseconds: int) -> None:
-        """Libcurl asks to be called in so many milliseconds; -1 for not at all."""
-        self._timer = None if milliseconds < 0 else self._clock() + milliseconds / 1000
-
-    def _new_handle(self) -> pycurl.Curl:
-        config = self._config
-        handle = pycurl.Curl()
-        handle.setopt(pycurl.NOSIGNAL, 1)
-        handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        handle.setopt(pycurl.REDIR_PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        handle.setopt(pycurl.FOLLOWLOCATION, 1)
-        handle.setopt(pycurl.MAXREDIRS, config.max_redirects)
-        handle.setopt(pycurl.PROXY, "")  # no proxy from the environment by surprise
-        handle.setopt(pycurl.USERAGENT, user_agent(config.user_agent_token))
-        handle.setopt(pycurl.ACCEPT_ENCODING, "")
-        handle.setopt(pycurl.BUFFERSIZE, 2**18)
-        handle.setopt(pycurl.TIMEOUT_MS, max(1, round(config.timeout * 1000)))
-        connect = config.timeout if config.connect_timeout is None else min(config.connect_timeout, config.timeout)
-        handle.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round(connect * 1000)))
-        handle.setopt(pycurl.LOW_SPEED_LIMIT, config.min_bytes_per_second)
-        handle.setopt(pycurl.LOW_SPEED_TIME, config.min_speed_window)
-        handle.setopt(pycurl.CAINFO, os.environ.get("SSL_CERT_FILE") or certifi.where())
-        if config.ignore_ssl_certificate:
-            handle.setopt(pycurl.SSL_VERIFYPEER, 0)
-            handle.setopt(pycurl.SSL_VERIFYHOST, 0)
-        return handle
-
-
-def _text(handle: pycurl.Curl, info: int) -> str | None:
-    """A text fact; servers send any bytes, so libcurl's answer may not be UTF-8."""
-    try:
-        value = handle.getinfo(info)
-    except UnicodeDecodeError:
-        value = handle.getinfo_raw(info).decode("latin-1")
-    return value or None

@@ -8,33 +8,45 @@ import pycurl
 
 from img2dataset_dist.errors import (
     BadUrl,
+    BlockedAddress,
     ConnectError,
     ConnectTimeout,
     DnsError,
+    EmptyBody,
     FetchError,
     HttpStatus,
-    IdleTimeout,
     ProtocolError,
-    RedirectRefused,
     Reset,
     RowError,
     TlsError,
     TooLarge,
-    TooManyRedirects,
     TotalTimeout,
     Truncated,
 )
-from img2dataset_dist.model import Failure
+from img2dataset_dist.fetchers.health import NO_ROUTE
+from img2dataset_dist.fetchers.hosts import Sign
+from img2dataset_dist.fetchers.transfer import REDIRECTS, Transfer
+from img2dataset_dist.fetchers.wire import End
+from img2dataset_dist.model import Failure, FetchFacts
+
+BLOCKED = "the address is not of the open Internet; allow_private_addresses=True allows it"
 
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 """The standard ones: what the server itself says could be anything, and messages are counted."""
 
+_SIZE_DOWNLOAD = getattr(pycurl, "SIZE_DOWNLOAD_T", pycurl.SIZE_DOWNLOAD)
+_TIMES = (
+    pycurl.NAMELOOKUP_TIME, pycurl.CONNECT_TIME, pycurl.APPCONNECT_TIME, pycurl.PRETRANSFER_TIME,
+    pycurl.STARTTRANSFER_TIME,
+)  # fmt: skip
+
 _E_WEIRD_SERVER_REPLY, _E_HTTP2_STREAM, _E_TOO_LARGE = 8, 92, 100  # CURLE_ codes that pycurl does not name
 
 _TABLE: dict[int, tuple[type[RowError], str]] = {
     pycurl.E_URL_MALFORMAT: (BadUrl, "malformed URL"),
+    pycurl.E_UNSUPPORTED_PROTOCOL: (ProtocolError, "the server does not speak HTTP"),
     pycurl.E_COULDNT_RESOLVE_HOST: (DnsError, "could not resolve host"),
     pycurl.E_COULDNT_RESOLVE_PROXY: (DnsError, "could not resolve proxy"),
     pycurl.E_COULDNT_CONNECT: (ConnectError, "could not connect"),
@@ -44,7 +56,6 @@ _TABLE: dict[int, tuple[type[RowError], str]] = {
     _E_HTTP2_STREAM: (Reset, "HTTP/2 stream reset"),
     pycurl.E_PARTIAL_FILE: (Truncated, "body ended early"),
     pycurl.E_FILESIZE_EXCEEDED: (TooLarge, "body too large"),
-    pycurl.E_TOO_MANY_REDIRECTS: (TooManyRedirects, "too many redirects"),
     pycurl.E_HTTP2: (ProtocolError, "HTTP/2 error"),
     pycurl.E_BAD_CONTENT_ENCODING: (ProtocolError, "bad content encoding"),
     _E_WEIRD_SERVER_REPLY: (ProtocolError, "the server does not speak HTTP"),
@@ -65,35 +76,101 @@ _TABLE: dict[int, tuple[type[RowError], str]] = {
 }
 
 
-def failure_of(number: int, message: str, handle: pycurl.Curl) -> Failure:
-    """The failure of a transfer that libcurl gave up.
+def end_of(end: End) -> Failure | None:
+    """What the end of a transfer means for its row; None for a body that came whole."""
+    transfer = end.transfer
+    if transfer.failure is not None:
+        return transfer.failure
+    if transfer.blocked and not transfer.status and end.number == pycurl.E_COULDNT_CONNECT:
+        return Failure.of(BlockedAddress(BLOCKED))
+    if transfer.status >= 400 or (transfer.status >= 300 and end.number == 0):  # noqa: PLR2004
+        return http_failure(transfer.status)  # whatever happened to the body of the error page
+    if transfer.location is not None and transfer.status in REDIRECTS:
+        return http_failure(transfer.status)
+    if end.number and not transfer.cut:
+        return Failure.of(_error_of(end.number, end.message, transfer))
+    if transfer.status == 101:  # noqa: PLR2004
+        return Failure.of(ProtocolError("the server switched to another protocol"))
+    return None if transfer.body or transfer.item is None else Failure.of(EmptyBody("empty body"))
 
-    Args:
-        number: the CURLE_ code.
-        message: libcurl's own words; used only where the code alone is ambiguous, and never passed on, since they
-            hold addresses and sizes and would make every message unique.
-        handle: the finished transfer.
+
+def _error_of(number: int, message: str, transfer: Transfer) -> RowError:
+    """The error that libcurl gave up with.
+
+    Its own words are used only where the code alone is ambiguous, and never passed on: they hold addresses and sizes,
+    and would make every message unique.
     """
-    return Failure.of(_error_of(number, message, handle))
-
-
-def _error_of(number: int, message: str, handle: pycurl.Curl) -> RowError:
     if number == pycurl.E_OPERATION_TIMEDOUT:
-        if message.startswith("Operation too slow"):
-            return IdleTimeout("too slow")
-        if message.startswith("Operation timed out"):
-            return TotalTimeout("timeout")
-        return ConnectTimeout("timeout while connecting")  # resolving, connecting, TLS
-    if number == pycurl.E_UNSUPPORTED_PROTOCOL:
-        if handle.getinfo(pycurl.REDIRECT_COUNT):
-            return RedirectRefused("redirect to a scheme other than http and https")
-        return ProtocolError("the server does not speak HTTP")
-    if number == pycurl.E_URL_MALFORMAT and handle.getinfo(pycurl.REDIRECT_COUNT):
-        return ProtocolError("redirect to a malformed URL")
+        return TotalTimeout("timeout") if transfer.received else ConnectTimeout("timeout while connecting")
     if number == pycurl.E_RECV_ERROR and ("chunk" in message.lower() or "hexadecimal" in message.lower()):
         return ProtocolError("bad chunked encoding")
     kind, text = _TABLE.get(number, (FetchError, f"libcurl error {number}"))
     return kind(text)
+
+
+def is_ours(end: End) -> bool:
+    """Whether the failure looks like a fault of our own network: no route at all."""
+    handle = end.transfer.handle
+    return (
+        end.number == pycurl.E_COULDNT_CONNECT
+        and not end.transfer.blocked
+        and handle is not None
+        and handle.getinfo(pycurl.OS_ERRNO) in NO_ROUTE
+    )
+
+
+def sign_of(transfer: Transfer, failure: Failure | None, *, ours: bool) -> Sign:
+    """What the end of a request says about its host."""
+    if ours:
+        return Sign.NOTHING
+    if transfer.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Sign.SLOW_DOWN
+    if transfer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return Sign.STRAINED
+    if failure is None:
+        return Sign.GOOD
+    if failure.code in ("timeout_idle", "timeout_total") and transfer.received:
+        return Sign.STRAINED
+    if transfer.status or failure.code in ("tls", "protocol", "not_found", "fetch_error"):
+        return Sign.GOOD  # badly, but it answered
+    if failure.code in ("connect", "reset") or failure.code.startswith("timeout"):
+        return Sign.SILENT
+    return Sign.NOTHING
+
+
+def facts_of(transfer: Transfer, seconds: float) -> FetchFacts:
+    """What there is to know about a request that is still with libcurl. `seconds` is what the whole try took."""
+    handle = transfer.handle
+    assert handle is not None
+    name, tcp, tls, asked, first = (float(handle.getinfo(info)) for info in _TIMES)
+    return FetchFacts(
+        http_status=transfer.status or None,
+        final_url=transfer.url.url,
+        content_type=_content_type(handle),
+        fetch_ms=round(seconds * 1000),
+        attempts=transfer.attempts,
+        bytes=len(transfer.body) or int(handle.getinfo(_SIZE_DOWNLOAD)),
+        dns_ms=round(transfer.dns * 1000),
+        connect_ms=_ms(tcp - name) if tcp or asked else None,
+        tls_ms=_ms(tls - tcp) if asked or tls else None,
+        first_byte_ms=_ms(first - asked) if first else None,
+        x_robots_tag=transfer.x_robots_tag,
+        robots_txt=transfer.robots_txt,
+    )
+
+
+def _ms(seconds: float) -> int:
+    """Whole milliseconds, none where libcurl has no time for a part that was not needed."""
+    return max(0, round(seconds * 1000))
+
+
+def _content_type(handle: pycurl.Curl) -> str | None:
+    """Servers send any bytes, so libcurl's answer may not be UTF-8."""
+    try:
+        value = handle.getinfo(pycurl.CONTENT_TYPE)
+    except UnicodeDecodeError:
+        value = handle.getinfo_raw(pycurl.CONTENT_TYPE).decode("latin-1")
+    return value or None
 
 
 def http_failure(status: int) -> Failure:

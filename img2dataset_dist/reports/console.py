@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.model import Event, Progress, Receipt, ShardFailure, Stats, merge_counts
+from img2dataset_dist.model import Event, Notice, Progress, Receipt, ShardFailure, Stats, merge_counts
 from img2dataset_dist.reports import JobStart
 
 PLAIN_SECONDS = 10.0
@@ -73,6 +73,8 @@ class ConsoleReport:
                 self._history.pop(0)
         elif isinstance(event, Receipt):
             self._shards += 1
+        elif isinstance(event, Notice):
+            self._say(event.text)
         elif isinstance(event, ShardFailure):
             self._say(f"Shard {event.shard_id} failed: {event.error}")
             if event.trace and self._mode != "none":

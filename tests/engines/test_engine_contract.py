@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from support import dataset
 from support.photos import url_list
-from support.server import NastyServer
+from support.server import HOSTS, NastyServer
 
 from img2dataset_dist import InputError, ShardsFailed, download, registry
 from img2dataset_dist.engines.local import Feed
@@ -156,3 +157,91 @@ def test_the_feed_looks_no_further_than_asked() -> None:
     assert feed.has(1)
     assert pulled == [0]
     assert [feed.next().id, feed.next().id] == [0, 1]
+
+
+def laned(*lanes: int | None) -> Feed:
+    """One shard for each lane that is named, numbered from 0."""
+    source = Source(path="x", format="lane")
+    return Feed(Shard(id=n, source=source, start=0, rows=1, lane=lane) for n, lane in enumerate(lanes))
+
+
+def taken(feed: Feed, worker: str) -> int | None:
+    shard = feed.next(worker)
+    return None if shard is None else shard.id
+
+
+def test_the_feed_gives_a_lane_to_one_worker_at_a_time() -> None:
+    feed = laned(0, 1, 0, 1, 0, 1)
+    assert (taken(feed, "a"), taken(feed, "b")) == (0, 1)
+    assert (taken(feed, "a"), taken(feed, "b")) == (2, 3), "its own lane goes on at a worker that has it open"
+    assert (taken(feed, "c"), feed.has(1)) == (None, True), "shards are left, but for others"
+    feed.free([0])
+    assert taken(feed, "c") is None, "lane 0 has another shard open"
+    feed.free([2])
+    assert (taken(feed, "c"), taken(feed, "a"), taken(feed, "b")) == (4, None, 5)
+    assert not feed.has(1)
+
+
+def test_the_feed_lets_a_lane_go_to_who_has_nothing_to_do() -> None:
+    feed = laned(0, 1, 0, 1)
+    assert (taken(feed, "a"), taken(feed, "a")) == (0, 1)
+    assert taken(feed, "b") is None
+    feed.waiting.append("b")
+    assert taken(feed, "a") is None, "it holds two lanes while another waits for one"
+    feed.free([0])
+    feed.waiting.clear()
+    assert (taken(feed, "b"), taken(feed, "a")) == (2, 3)
+
+
+def test_the_feed_keeps_the_order_of_shards_without_lanes() -> None:
+    feed = laned(None, None, None, 3, None)
+    assert [taken(feed, worker) for worker in "ababb"] == [0, 1, 2, 3, 4]
+    assert (taken(feed, "a"), feed.has(1)) == (None, False)
+
+
+def test_the_feed_looks_ahead_no_further_than_so_many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("img2dataset_dist.engines.local.LOOK_AHEAD", 5)
+    feed = laned(*[0] * 20, 1)
+    assert (taken(feed, "a"), taken(feed, "b")) == (0, None)
+    assert len(feed._ahead) == 5
+
+
+def test_the_feed_never_has_a_lane_at_two_workers_and_gives_out_everything() -> None:
+    dice = random.Random(5)
+    lanes = [dice.randrange(6) for _ in range(400)]
+    feed = laned(*lanes)
+    open_at: dict[int, str] = {}
+    given = []
+    while feed.has(1) or open_at:
+        worker = dice.choice("abcd")
+        shard = feed.next(worker) if list(open_at.values()).count(worker) < 2 else None
+        if shard is not None:
+            assert all(who == worker for other, who in open_at.items() if lanes[other] == shard.lane)
+            open_at[shard.id] = worker
+            given.append(shard.id)
+        elif open_at:
+            over = dice.choice(sorted(open_at))
+            del open_at[over]
+            feed.free([over])
+    assert sorted(given) == list(range(400))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_a_host_is_asked_by_one_worker_at_a_time(lanes: int, server: NastyServer, tmp_path: Path) -> None:
+    """Each worker has three transfers at once, so a host never sees more, be there fewer lanes than workers or not."""
+    urls = [server.url(f"/latency/?ms=30&lanes={lanes}&n={n}", host=HOSTS[n % 4]) for n in range(96)]
+    options = job(server, tmp_path, [], schedule="by_host", lanes=lanes, processes_count=3, thread_count=3)
+    options["url_list"] = url_list(tmp_path / "hosts.jsonl", urls, {"text": [""] * len(urls)})
+    server.clear()
+    stats = download(**options)
+    assert stats.count == stats.successes == 96
+    assert max(server.peak()[host] for host in HOSTS) <= 3
+
+
+@pytest.mark.crash
+def test_the_lanes_of_a_worker_that_dies_are_free_again(server: NastyServer, tmp_path: Path) -> None:
+    captions = [""] * 30
+    captions[4] = f"die {tmp_path / 'once'}"
+    assert download(**job(server, tmp_path, captions, schedule="by_host", lanes=3)).count == 30
+    assert len(dataset.rows(tmp_path / "out")) == 30
+    assert dataset.leftovers(tmp_path / "out") == []

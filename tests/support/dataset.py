@@ -88,6 +88,10 @@ def assert_same(a: Path, b: Path) -> None:
     assert media(a) == media(b)
 
 
+KEPT = ("job.json", "host_profiles.csv")
+"""What stays in the working folder of a finished job."""
+
+
 def leftovers(folder: Path) -> list[str]:
-    """What a finished job left in its working folder besides the note about the job."""
-    return sorted(str(p.relative_to(folder)) for p in (folder / "_img2dataset").rglob("*") if p.name != "job.json")
+    """What a finished job left in its working folder although it should not."""
+    return sorted(str(p.relative_to(folder)) for p in (folder / "_img2dataset").rglob("*") if p.name not in KEPT)

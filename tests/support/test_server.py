@@ -1,31 +1,39 @@
 """The nasty server does what its manual says, seen with curl's library and with bare sockets."""
 
+import collections
+import contextlib
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import random
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pyarrow.parquet as pq
 import pycurl
 import pytest
 from PIL import Image
+from support.nginx import NginxH2
 from support.photos import ORIENTATION, photos, picture, url_list
-from support.server import BEHAVIOURS, NastyServer
+from support.server import BEHAVIOURS, HOST6, HOSTS, NastyServer, most_within
 
 FIRST = "photo_00000.jpg"
+pytestmark = pytest.mark.allow_hosts([*HOSTS, HOST6])
 
 
 def get(url: str, **options: Any) -> tuple[int, bytes, dict[str, list[str]]]:
     """Status, body and headers (lower-case names) as libcurl has them; raises pycurl.error."""
-    body, headers = io.BytesIO(), {}
+    body = io.BytesIO()
+    headers: dict[str, list[str]] = {}
 
     def on_header(line: bytes) -> None:
         name, colon, value = line.decode("latin-1").partition(":")
@@ -210,9 +218,187 @@ def test_many_connections_at_once(server: NastyServer, first: bytes) -> None:
     assert server.peak()["127.0.0.3"] > 20
 
 
+def plain(server: NastyServer, host: str, target: str, **headers: str) -> tuple[int, bytes]:
+    """Status and body by the standard library's client, on a connection of its own."""
+    with contextlib.closing(http.client.HTTPConnection(host, server.port, timeout=5)) as connection:
+        connection.request("GET", target, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def test_open_connections_are_counted_until_either_side_closes(photo_folder: Path) -> None:
+    with NastyServer(photo_folder) as own:
+        assert own.peak_connections() == {}
+        held = [socket.create_connection(("127.0.0.2", own.port)) for _ in range(7)]
+        _wait_until(lambda: own.peak_connections() == {"127.0.0.2": 7})
+        assert own.connections() == {}, "none of them brought a request"
+        for sock in held:
+            sock.close()
+        own.clear()
+        plain(own, "127.0.0.2", "/photo/")
+        own.clear()
+        assert own.peak_connections() == {}
+        for _ in range(30):
+            assert plain(own, "127.0.0.2", "/photo/")[0] == 200
+            assert curl_error(own.url("/close", host="127.0.0.2")) == pycurl.E_GOT_NOTHING
+        assert own.peak_connections() == {"127.0.0.2": 1}, "one after another is never two at once"
+        assert own.peak() == {"127.0.0.2": 1}
+
+
+def test_a_client_that_leaves_is_counted_no_longer(photo_folder: Path) -> None:
+    with NastyServer(photo_folder) as own:
+        for number in range(20):
+            with socket.create_connection(("127.0.0.1", own.port)) as sock:
+                sock.sendall(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
+                _wait_until(lambda number=number: own.count("/hang") > number)  # type: ignore[misc]
+        assert own.peak_connections() == {"127.0.0.1": 1}
+        assert own.peak() == {"127.0.0.1": 1, "x": 1}
+
+
+def test_starts_and_the_highest_rate(photo_folder: Path) -> None:
+    with NastyServer(photo_folder) as own:
+        before = time.monotonic()
+        for _ in range(5):
+            plain(own, "127.0.0.3", "/photo/")
+        time.sleep(0.3)
+        plain(own, "127.0.0.3", "/status/404")
+        plain(own, "127.0.0.1", "/photo/", Host="pictures.test")
+        starts = own.starts("127.0.0.3")
+        assert len(starts) == 6
+        assert starts == sorted(starts)
+        assert before <= starts[0] <= starts[-1] <= time.monotonic()
+        assert own.max_rate("127.0.0.3", window=0.25) == 5
+        assert own.max_rate("127.0.0.3", window=5) == 6
+        assert own.starts("127.0.0.4") == []
+        assert own.max_rate("127.0.0.4") == 0
+        assert len(own.starts("pictures.test")) == len(own.starts("127.0.0.1")) == 1
+        own.clear()
+        assert own.starts("127.0.0.3") == []
+
+
+@pytest.mark.parametrize(
+    ("times", "most"), [([], 0), ([1.0], 1), ([0.0, 1.0], 1), ([0.0, 0.9, 1.0, 1.5, 1.8], 4), ([2.0, 2.0, 2.0], 3)]
+)
+def test_most_within_a_window(times: list[float], most: int) -> None:
+    assert most_within(times, 1.0) == most
+
+
+def test_robots_txt_is_what_the_test_said_for_each_host(photo_folder: Path) -> None:
+    with NastyServer(photo_folder) as own:
+        assert plain(own, "127.0.0.1", "/robots.txt")[0] == 404
+        own.set_robots("127.0.0.2", body="User-agent: *\nDisallow: /\n")
+        own.set_robots("127.0.0.3", status=503, body=b"\xff\xfe", delay=0.2, headers={"Retry-After": "9"})
+        own.set_robots("named.test", body="by name")
+        assert plain(own, "127.0.0.1", "/robots.txt")[0] == 404
+        assert plain(own, "127.0.0.2", "/robots.txt") == (200, b"User-agent: *\nDisallow: /\n")
+        assert plain(own, "127.0.0.2", "/robots.txt", Host=f"named.test:{own.port}") == (200, b"by name")
+        begun = time.monotonic()
+        status, body, headers = get(own.url("/robots.txt", host="127.0.0.3"))
+        assert (status, body, headers["retry-after"]) == (503, b"\xff\xfe", ["9"])
+        assert time.monotonic() - begun >= 0.2
+        hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "named.test"]
+        assert [own.robots_count(host) for host in hosts] == [2, 2, 1, 0, 1]
+        assert own.count("/robots.txt") == 5
+        own.clear()
+        assert own.robots_count("127.0.0.2") == 0
+        assert plain(own, "127.0.0.2", "/robots.txt")[0] == 200, "what was set stays"
+        own.clear_robots()
+        assert plain(own, "127.0.0.2", "/robots.txt")[0] == 404
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_full_and_resumed_handshakes_are_told_apart(photo_folder: Path, version: ssl.TLSVersion) -> None:
+    with NastyServer(photo_folder, https=True) as own:
+        assert own.handshakes() == {"full": 0, "resumed": 0}
+        context = ssl.create_default_context(cafile=own.ca)
+        context.minimum_version = context.maximum_version = version
+        session = None
+        for resumed in (False, True, True):
+            with (
+                socket.create_connection(("127.0.0.1", own.port), timeout=5) as sock,
+                context.wrap_socket(sock, server_hostname="127.0.0.1", session=session) as tls,
+            ):
+                tls.sendall(b"GET /photo/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                while tls.recv(65536):
+                    pass
+                assert tls.session_reused == resumed
+                session = tls.session
+        assert own.handshakes() == {"full": 1, "resumed": 2}
+        assert own.peak_connections() == {"127.0.0.1": 1}
+
+
+@pytest.mark.skipif(not NastyServer.has_ipv6, reason="this machine has no ::1")
+def test_ipv6_loopback_is_one_more_host(server: NastyServer, https_server: NastyServer, first: bytes) -> None:
+    url = server.url(f"/photo/{FIRST}", host="::1")
+    assert url == f"http://[::1]:{server.port}/photo/{FIRST}"
+    server.clear()
+    assert get(url)[1] == first
+    assert server.peak_connections()["::1"] == server.peak()["::1"] == len(server.starts("::1")) == 1
+    assert get(https_server.url(f"/photo/{FIRST}", host="::1"), CAINFO=https_server.ca)[1] == first
+
+
+def test_what_the_owner_asks_is_not_for_clients(server: NastyServer) -> None:
+    for command in ("facts", "_facts", "log", "clear"):
+        assert plain(server, "127.0.0.1", f"/{command}")[0] == 404
+
+
+def h2(front: NginxH2, paths: list[str]) -> list[tuple[int, bytes]]:
+    """Get these one after another over one handle of libcurl's."""
+    curl, answers = pycurl.Curl(), []
+    curl.setopt(pycurl.CAINFO, front.ca)
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+    curl.setopt(pycurl.TIMEOUT_MS, 5000)
+    for path in paths:
+        body = io.BytesIO()
+        curl.setopt(pycurl.URL, front.url(path))
+        curl.setopt(pycurl.WRITEDATA, body)
+        curl.perform()
+        answers.append((curl.getinfo(pycurl.RESPONSE_CODE), body.getvalue()))
+    curl.close()
+    return answers
+
+
+def test_nginx_speaks_http2_itself_and_for_the_nasty_server(photo_folder: Path, first: bytes) -> None:
+    with NastyServer(photo_folder) as upstream, NginxH2(photo_folder, upstream=upstream) as front:
+        paths = [f"/photo/{FIRST}?own", f"/latency/{FIRST}?ms=10", "/status/410", "/photo/none.jpg"]
+        assert h2(front, paths) == [(200, first), (200, first), (410, b"status 410"), (404, ANY)]
+        seen = front.requests(4)
+        assert [request.target for request in seen] == paths
+        assert {request.protocol for request in seen} == {"HTTP/2.0"}
+        assert len({request.connection for request in seen}) == 1
+        assert upstream.counts() == {f"/latency/{FIRST}?ms=10": 1, "/status/410": 1}
+        context = ssl.create_default_context(cafile=front.ca)
+        with contextlib.closing(http.client.HTTPSConnection("localhost", front.port, context=context)) as connection:
+            connection.request("GET", "/photo/" + FIRST)
+            assert connection.getresponse().read() == first
+        last = front.requests(5)[-1]
+        assert (last.protocol, last.status, last.host) == ("HTTP/1.1", 200, "localhost")
+        assert last.connection != seen[0].connection
+
+
+def test_nginx_passes_on_bodies_as_they_come_and_ends_connections_on_request(photo_folder: Path) -> None:
+    with NastyServer(photo_folder) as upstream, NginxH2(photo_folder, upstream=upstream, requests=2) as front:
+        assert [status for status, _ in h2(front, [f"/photo/{FIRST}?{n}" for n in range(5)])] == [200] * 5
+        counts = collections.Counter(request.connection for request in front.requests(5))
+        assert sorted(counts.values()) == [1, 2, 2]
+        received = io.BytesIO()
+        curl = pycurl.Curl()
+        options = {"URL": front.url("/drip?every=0.02"), "CAINFO": front.ca, "WRITEDATA": received, "TIMEOUT_MS": 500}
+        for option, value in options.items():
+            curl.setopt(getattr(pycurl, option), value)
+        with pytest.raises(pycurl.error):
+            curl.perform()
+        curl.close()
+        assert 3 < len(received.getvalue()) < 30
+        work, port = front._work, front.port
+    assert not work.exists()
+    assert socket.socket().connect_ex(("127.0.0.1", port)) != 0
+
+
 def test_every_behaviour_is_tested_here() -> None:
-    text = Path(__file__).read_text()
-    assert [name for name in BEHAVIOURS if f'"{name}' not in text and f"/{name}" not in text and name[0] != "_"] == []
+    text = Path(__file__).read_text() + Path(__file__).with_name("test_behaviours.py").read_text()
+    assert [name for name in BEHAVIOURS if f'"{name}' not in text and f"/{name}" not in text] == []
+    assert all(function.__doc__ for function in BEHAVIOURS.values())
 
 
 def test_server_ends_with_its_parent(photo_folder: Path) -> None:

@@ -1,0 +1,349 @@
+"""The gate before the network: which host may be asked next, and how fast.
+
+Rows wait here by host. The next one comes from the least loaded host that may start now, so one slow host never
+starves the others. A host is asked by so many transfers at once and so often as its limits say; its rate falls when it
+answers 429 or 503 or stops answering, and climbs back slowly. One that does not answer at all, again and again, counts
+as down: its rows wait for a moment, then one is tried, and if there is still no answer the others fail at once instead
+of holding everybody up. Now and then one more is let through as a probe.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Sign(Enum):
+    """What the end of a transfer says about its host."""
+
+    GOOD = "good"  # it answered, with whatever status
+    SLOW_DOWN = "slow_down"  # 429
+    STRAINED = "strained"  # 503, or an answer that began and did not end in time
+    SILENT = "silent"  # no answer: name, connection, TLS, timeout, reset
+    NOTHING = "nothing"  # it never came to a request, or the fault was ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLimits:
+    """What this worker may do to one host.
+
+    Attributes:
+        connections: transfers at once, at least 1.
+        rate: requests per second; infinity for no limit.
+        start_rate: where to begin, from an earlier run; at most `rate`.
+    """
+
+    connections: int
+    rate: float = math.inf
+    start_rate: float = math.inf
+
+
+class Slots(Protocol):
+    """Slots of a host that all workers of a machine share."""
+
+    def acquire(self, host: str, limit: int) -> int | None:
+        """One of `limit` slots of the host, by number; None while others have them all."""
+
+    def release(self, host: str, slot: int) -> None:
+        """Give a slot back."""
+
+
+MIN_RATE = 0.1
+"""Requests per second below which a host that says 429 is never slowed down."""
+
+MIN_RATE_STRAINED = 1.0
+"""The same for a host that only is slow: shards must end."""
+
+DOWN_AFTER = 10
+"""Answers in a row that did not come, after which a host counts as down."""
+
+PAUSES = (5.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds until the first, second, ... probe of a host that is down. In the first its rows wait, then they fail."""
+
+STRAIN = 0.2
+"""Share of recent answers that must be bad before a host is slowed down for them."""
+
+RECENT = 50.0
+"""About how many answers are recent."""
+
+SLOT_POLL = 0.02
+"""Seconds after which a slot that other workers hold is asked for again."""
+
+MAX_HOSTS = 200_000
+"""Hosts that are remembered; beyond it those with the fewest requests are forgotten."""
+
+
+@dataclass(slots=True, eq=False)
+class Host(Generic[T]):
+    """One host: what waits for it, and what was seen of it. Times are seconds of the gate's clock."""
+
+    name: str
+    limits: HostLimits
+    rate: float
+    queue: deque[T] = field(default_factory=deque)
+    active: int = 0
+    slots: list[int] = field(default_factory=list)
+    bucket: int = -1
+    sleeping: bool = False
+    next_start: float = 0.0
+    starts: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    answers: float = 0.0
+    bad: float = 0.0
+    slowed_at: float = -math.inf
+    silent: int = 0
+    silent_since: float = math.inf
+    down_since: float = math.inf
+    down_until: float = 0.0
+    pauses: int = 0
+    requests: int = 0
+    successes: int = 0
+    errors: int = 0
+    slow_downs: int = 0
+    seconds: float = 0.0
+    answered: int = 0
+
+    @property
+    def room(self) -> bool:
+        """Whether one more transfer may be under way: a single one while the host is down, the probe."""
+        return self.active < (1 if self.pauses else self.limits.connections)
+
+
+class Gate(Generic[T]):
+    """Not thread-safe: it lives in the fetch thread.
+
+    Args:
+        limits: what may be done to a host, asked once per host.
+        slots: shared with the other workers of this machine; None when there are no others.
+    """
+
+    def __init__(self, limits: Callable[[str], HostLimits], slots: Slots | None = None) -> None:
+        self._limits = limits
+        self._slots = slots
+        self.hosts: dict[str, Host[T]] = {}
+        self._ready: list[dict[Host[T], None]] = [{}]
+        self._later: list[tuple[float, int, Host[T]]] = []
+        self._order = itertools.count()
+        self._parked = 0
+
+    def __len__(self) -> int:
+        return self._parked
+
+    def park(self, name: str, thing: T, *, first: bool = False) -> None:
+        """`thing` waits for its turn at the host `name`; `first` before all others there."""
+        host = self._host(name)
+        if first:
+            host.queue.appendleft(thing)
+        else:
+            host.queue.append(thing)
+        self._parked += 1
+        if host.bucket < 0 and not host.sleeping:
+            self._file(host, 0.0)
+
+    def take(self, now: float) -> tuple[Host[T], T] | None:
+        """What may start now, from the least loaded host; it counts as under way until `done`."""
+        while self._later and self._later[0][0] <= now:
+            host = heapq.heappop(self._later)[2]
+            host.sleeping = False
+            self._file(host, now)
+        for bucket in self._ready:
+            while bucket:
+                host = next(iter(bucket))
+                self._unfile(host)
+                if host.next_start > now:
+                    self._sleep(host, host.next_start)
+                elif self._slots and not self._claim(host):
+                    self._sleep(host, now + SLOT_POLL)
+                else:
+                    return host, self._start(host, now)
+        return None
+
+    def _start(self, host: Host[T], now: float) -> T:
+        thing = host.queue.popleft()
+        self._parked -= 1
+        host.active += 1
+        host.requests += 1
+        host.starts.append(now)
+        host.next_start = max(now, host.next_start) + 1 / host.rate
+        self._file(host, now)
+        return thing
+
+    def done(
+        self,
+        host: Host[T],
+        sign: Sign,
+        now: float,
+        *,
+        began: float,
+        good: bool = False,
+        latency: float = 0.0,
+        retry_after: float = 0.0,
+    ) -> list[T]:
+        """A transfer of `host` ended.
+
+        Args:
+            host: as `take` gave it.
+            sign: what the end says about the host.
+            now: the time.
+            began: when the transfer started; what started before the last slowing down says nothing new.
+            good: whether it brought what was asked for, for the profile; so is `latency`.
+            latency: seconds to the first byte.
+            retry_after: seconds for which the host asked to be left alone.
+
+        Returns:
+            What waited for the host and must fail now, since it went down.
+        """
+        host.active -= 1
+        if self._slots and host.slots:
+            self._slots.release(host.name, host.slots.pop())
+        host.successes += good
+        host.errors += not good and sign is not Sign.NOTHING
+        refused: list[T] = []
+        if sign is Sign.SILENT:
+            refused = self._was_silent(host, now, began)
+        elif sign is not Sign.NOTHING:
+            host.silent, host.silent_since, host.pauses = 0, math.inf, 0
+            host.answered += 1
+            host.seconds += latency
+        if sign is Sign.GOOD:
+            self._speed_up(host, now)
+        self._weigh(host, sign, now, began, retry_after)
+        self._unfile(host)
+        if not host.sleeping:
+            self._file(host, now)
+        return refused
+
+    def refuses(self, name: str, now: float) -> bool:
+        """Whether rows of this host should fail at once: it is down, and this row is not the probe."""
+        host = self.hosts.get(name)
+        if host is None or host.pauses < 2:  # noqa: PLR2004 (in the first pause they wait)
+            return False
+        return now < host.down_until or bool(host.active or host.queue)
+
+    def limit(self, name: str, rate: float) -> None:
+        """The host asked for no more than `rate` requests per second (robots.txt)."""
+        host = self._host(name)
+        if rate < host.limits.rate:
+            host.limits = HostLimits(connections=host.limits.connections, rate=rate)
+            host.rate = min(host.rate, rate)
+
+    def next_start(self) -> float | None:
+        """When the next host may start something; None when nothing waits for that."""
+        return self._later[0][0] if self._later else None
+
+    def waiting(self) -> Iterable[T]:
+        """Everything that is parked."""
+        return (thing for host in self.hosts.values() for thing in host.queue)
+
+    def _host(self, name: str) -> Host[T]:
+        host = self.hosts.get(name)
+        if host is None:
+            if len(self.hosts) >= MAX_HOSTS:
+                self._forget()
+            limits = self._limits(name)
+            host = self.hosts[name] = Host(name=name, limits=limits, rate=min(limits.rate, limits.start_rate))
+        return host
+
+    def _forget(self) -> None:
+        """Drop half of the hosts, those with nothing under way and the fewest requests."""
+        idle = sorted(
+            (host for host in self.hosts.values() if not host.active and not host.queue and not host.sleeping),
+            key=lambda host: host.requests,
+        )
+        for host in idle[: MAX_HOSTS // 2]:
+            del self.hosts[host.name]
+
+    def _claim(self, host: Host[T]) -> bool:
+        """Get one of the slots that all workers share."""
+        assert self._slots is not None
+        slot = self._slots.acquire(host.name, host.limits.connections)
+        if slot is None:
+            return False
+        host.slots.append(slot)
+        return True
+
+    def _was_silent(self, host: Host[T], now: float, began: float) -> list[T]:
+        """No answer. Many of them, over more than one burst, and the host counts as down."""
+        host.silent += 1
+        burst = began < host.silent_since
+        host.silent_since = min(host.silent_since, now)
+        if host.pauses:
+            if began < host.down_since:
+                return []  # it was under way when the host went down
+        elif burst or host.silent < DOWN_AFTER:
+            return []
+        host.down_since = now
+        host.down_until = now + PAUSES[min(host.pauses, len(PAUSES) - 1)]
+        host.next_start = max(host.next_start, host.down_until)
+        host.pauses += 1
+        if host.pauses == 1:
+            return []
+        refused = list(host.queue)
+        host.queue.clear()
+        self._parked -= len(refused)
+        return refused
+
+    def _weigh(self, host: Host[T], sign: Sign, now: float, began: float, retry_after: float) -> None:
+        """Slow a host down when it asks for it, or when a good part of its recent answers is bad."""
+        if sign is Sign.NOTHING or host.pauses:
+            return
+        if host.answers >= RECENT:
+            host.answers, host.bad = host.answers / 2, host.bad / 2
+        host.answers += 1
+        if sign is Sign.GOOD:
+            return
+        host.bad += 1
+        host.slow_downs += 1
+        strained = host.bad >= STRAIN * host.answers and (host.bad >= 2 or host.bad >= host.answers)  # noqa: PLR2004
+        if sign is not Sign.SLOW_DOWN and not strained:
+            return
+        if retry_after:
+            host.next_start = max(host.next_start, now + retry_after)
+        if began < host.slowed_at:
+            return
+        host.slowed_at = now
+        floor = MIN_RATE if sign is Sign.SLOW_DOWN else MIN_RATE_STRAINED
+        host.rate = min(host.rate, max(floor, min(host.rate, self._measured(host, now)) / 2), host.limits.rate)
+        if not retry_after:
+            host.next_start = max(host.next_start, now + 1 / host.rate)
+
+    def _speed_up(self, host: Host[T], now: float) -> None:
+        """One more request per second for each second of successes, or a tenth more, whichever is more."""
+        if host.rate >= host.limits.rate:
+            return
+        host.rate = min(host.limits.rate, host.rate + max(1.0, host.rate / 10) / max(host.rate, 1.0))
+        if math.isinf(host.limits.rate) and host.rate > 4 * self._measured(host, now) and host.rate > 100:  # noqa: PLR2004
+            host.rate = host.limits.rate  # the limit has not held anything back for long
+
+    @staticmethod
+    def _measured(host: Host[T], now: float) -> float:
+        """Requests per second that were really made of late."""
+        return len(host.starts) / max(now - host.starts[0], 0.01) if host.starts else 1.0
+
+    def _file(self, host: Host[T], now: float) -> None:
+        """Put a host where `take` finds it, if it may start something now or later."""
+        if host.bucket >= 0 or not host.queue or not host.room:
+            return
+        if host.next_start > now > 0:
+            self._sleep(host, host.next_start)
+            return
+        while len(self._ready) <= host.active:
+            self._ready.append({})
+        host.bucket = host.active
+        self._ready[host.bucket][host] = None
+
+    def _unfile(self, host: Host[T]) -> None:
+        if host.bucket >= 0:
+            del self._ready[host.bucket][host]
+            host.bucket = -1
+
+    def _sleep(self, host: Host[T], until: float) -> None:
+        host.sleeping = True
+        heapq.heappush(self._later, (until, next(self._order), host))

@@ -1,0 +1,110 @@
+"""What comes in: headers and bodies, under a cap each and a budget together.
+
+A body reserves its room before its first byte is taken. Where there is none the transfer pauses: libcurl stops reading
+from its socket, the window of TCP fills, and the server waits. The clocks of a transfer stand still meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from img2dataset_dist.config import FetchConfig
+from img2dataset_dist.errors import Disallowed, TooLarge
+from img2dataset_dist.fetchers.budget import Budget
+from img2dataset_dist.fetchers.robots import MAX_BYTES
+from img2dataset_dist.fetchers.transfer import Transfer, Where
+from img2dataset_dist.fetchers.wire import PAUSE
+from img2dataset_dist.fetchers.x_robots import is_disallowed
+from img2dataset_dist.model import Failure
+
+ERROR_BODY = 256 * 2**10
+"""Bytes of an error page that are read away to keep its connection; a longer one is cut off."""
+
+STEP = 256 * 2**10
+"""Bytes that a body of unknown length reserves at first; the wire brings no more than this at once."""
+
+
+class Intake:
+    """See `wire.Receiver`.
+
+    Args:
+        config: the caps.
+        agents: names by which an X-Robots-Tag may address us.
+        budget: bytes in memory.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, config: FetchConfig, agents: tuple[str, ...], budget: Budget, clock: Callable[[], float]
+    ) -> None:
+        self._cap = config.max_body_bytes
+        self._agents = frozenset(agents)
+        self._directives = frozenset(config.disallowed_header_directives)
+        self._budget = budget
+        self._clock = clock
+        self.paused: deque[Transfer] = deque()
+
+    def on_header(self, transfer: Transfer, line: bytes) -> int:
+        """See `wire.Receiver.on_header`."""
+        transfer.header(line)
+        if line in (b"\r\n", b"\n") and transfer.good and transfer.item is not None:
+            if transfer.robots and is_disallowed(transfer.robots, self._agents, self._directives):
+                transfer.failure = Failure.of(Disallowed("Use of image disallowed by X-Robots-Tag directive"))
+                return 0
+            if transfer.length > self._cap:
+                transfer.failure = Failure.of(TooLarge("body too large"))
+                return 0
+        return len(line)
+
+    def on_body(self, transfer: Transfer, chunk: bytes) -> int | None:
+        """See `wire.Receiver.on_body`."""
+        body = transfer.body
+        size = len(body) + len(chunk)
+        if not transfer.good:
+            transfer.discarded += len(chunk)
+            if transfer.discarded > ERROR_BODY:
+                return 0
+        elif transfer.item is None:
+            body += chunk[: MAX_BYTES - len(body)]
+            transfer.cut = size > MAX_BYTES
+            if transfer.cut:
+                return 0
+        elif size > self._cap:
+            transfer.failure = Failure.of(TooLarge("body too large"))
+            transfer.body = bytearray()
+            return 0
+        elif size > transfer.reserved and not self._reserve(transfer, size):
+            transfer.where = Where.PAUSED
+            transfer.paused_at = self._clock()
+            self.paused.append(transfer)
+            return PAUSE
+        else:
+            body += chunk
+        transfer.received += len(chunk)
+        return None
+
+    def unpause(self) -> Iterator[Transfer]:
+        """Transfers that may go on, the first come first; their room is reserved."""
+        while self.paused:
+            transfer = self.paused[0]
+            # When all that is taken is held by those who wait here, one of them must go on, or nobody ever will.
+            stuck = self._budget.used <= sum(other.reserved for other in self.paused)
+            if not self._reserve(transfer, len(transfer.body) + STEP, force=stuck):
+                return
+            self.paused.popleft()
+            waited = self._clock() - transfer.paused_at
+            transfer.began += waited
+            transfer.window_start += waited if transfer.window_start else 0.0
+            transfer.paused_at = 0.0
+            transfer.where = Where.ON_THE_WIRE
+            yield transfer
+
+    def _reserve(self, transfer: Transfer, size: int, *, force: bool = False) -> bool:
+        """Room for a body of `size` bytes so far: for all of it where its length is known."""
+        expected = transfer.length if transfer.length > 0 else max(STEP, 2 * transfer.reserved)
+        wanted = max(size, min(expected, self._cap))
+        if not self._budget.take(wanted - transfer.reserved, force=force):
+            return False
+        transfer.reserved = wanted
+        return True

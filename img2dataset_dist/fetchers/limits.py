@@ -1,0 +1,58 @@
+"""What this worker may do to a host: its part of what the whole job may."""
+
+from __future__ import annotations
+
+import math
+
+from img2dataset_dist.config import FetchConfig
+from img2dataset_dist.fetchers import FetchContext
+from img2dataset_dist.fetchers.hosts import Host, HostLimits
+from img2dataset_dist.fetchers.profiles import HostProfile
+from img2dataset_dist.fetchers.slots import PER_HOST
+from img2dataset_dist.fetchers.transfer import Transfer
+
+
+class Limits:
+    """From the options, the table of hosts and the number of workers.
+
+    Requests per second are divided: by the workers, or, where a host has a lane, by its lanes. Connections are shared
+    through the slots of the machine where there are any, so that they are divided by need; else they are divided too.
+    """
+
+    def __init__(self, config: FetchConfig, context: FetchContext) -> None:
+        self._connections = config.max_connections_per_host
+        self._rate = config.max_requests_per_second_per_host
+        self._context = context
+
+    def parts(self, host: str) -> int:
+        """By how many workers the host is asked."""
+        return self._context.spread.get(host, 1) if self._context.by_host else self._context.workers
+
+    def share(self, host: str, rate: float) -> float:
+        """Our part of what the whole job may ask of the host per second."""
+        return rate / self.parts(host)
+
+    def of(self, host: str) -> HostLimits:
+        """The limits of a host for us."""
+        rule = self._context.table.rule(host)
+        connections = rule.connections or self._connections
+        if self._context.slots is None:
+            connections = max(1, connections // self.parts(host))
+        rate = rule.rate or self._rate or math.inf
+        start = self._context.rates.get(host, math.inf)
+        return HostLimits(
+            connections=min(connections, PER_HOST), rate=self.share(host, rate), start_rate=self.share(host, start)
+        )
+
+    def profile(self, host: Host[Transfer], now: str) -> HostProfile:
+        """What was learnt about a host."""
+        return HostProfile(
+            host=host.name,
+            requests=host.requests,
+            successes=host.successes,
+            errors=host.errors,
+            slow_downs=host.slow_downs,
+            rate=None if math.isinf(host.rate) else host.rate * self.parts(host.name),
+            latency_ms=round(1000 * host.seconds / max(1, host.answered)),
+            last_seen=now,
+        )

@@ -1,0 +1,120 @@
+"""One row on its way: where it is in its chain of redirects, what has come in so far, and its clocks."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from img2dataset_dist.model import Failure, FetchFacts, Item
+
+if TYPE_CHECKING:
+    import pycurl
+
+    from img2dataset_dist.fetchers.hosts import Host
+    from img2dataset_dist.urls import Url
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Where(Enum):
+    """Where a transfer is, between `take` and `done` of its host."""
+
+    RESOLVING = "resolving"
+    ON_THE_WIRE = "on the wire"
+    PAUSED = "paused"  # by us: there is no room for its body
+    READING = "reading"  # an object store or a file, in a thread
+
+
+class Transfer:
+    """What is known about one fetch. Times are seconds of the fetcher's clock.
+
+    Attributes:
+        item: the row; None for a robots.txt.
+        url: what is asked now; changes with redirects. `first` is where it began.
+        attempts: tries that came to a request; `tries` counts those that were refused too.
+        spent: seconds on the network of this try, in earlier requests of its chain.
+        began: when the present request got its slot.
+        received: bytes of headers and body of the present response.
+        reserved: bytes of the budget that it holds.
+        facts: of the last request that ended.
+    """
+
+    __slots__ = (
+        "addresses", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "facts", "failure", "first",
+        "handle", "host", "item", "length", "location", "paused_at", "proxied", "received", "redirects", "reserved",
+        "retry_after", "robots", "robots_txt", "seen", "spent", "status", "tries", "url", "where", "window_bytes",
+        "window_start",
+    )  # fmt: skip
+
+    def __init__(self, item: Item | None, url: Url) -> None:
+        self.item = item
+        self.first = url
+        self.attempts = 0
+        self.tries = 0
+        self.reserved = 0
+        self.facts = FetchFacts()
+        self.robots_txt: str | None = None
+        self.host: Host[Transfer] | None = None
+        self.handle: pycurl.Curl | None = None
+        self.new_try()
+
+    def new_try(self) -> None:
+        """Begin again at the first URL."""
+        self.spent = 0.0
+        self.redirects = 0
+        self.seen: set[str] | None = None
+        self.new_request(self.first)
+
+    def new_request(self, url: Url) -> None:
+        """The next URL of the chain."""
+        self.url = url
+        self.where = Where.RESOLVING
+        self.addresses: tuple[str, ...] = ()
+        self.dns = 0.0
+        self.began = 0.0
+        self.received = 0
+        self.window_start = self.window_bytes = 0.0
+        self.blocked = self.cut = self.proxied = False
+        self.paused_at = 0.0
+        self.failure: Failure | None = None
+        self.new_response(0)
+
+    def new_response(self, status: int) -> None:
+        """Headers of another response begin."""
+        self.status = status
+        self.body = bytearray()
+        self.discarded = 0
+        self.length = -1
+        self.location: bytes | None = None
+        self.robots: list[str] = []
+        self.retry_after: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the answer is a 2xx, so that its body counts."""
+        return 200 <= self.status < 300  # noqa: PLR2004
+
+    @property
+    def x_robots_tag(self) -> str | None:
+        """All X-Robots-Tag headers, for the row."""
+        return "; ".join(self.robots)[:1000] or None
+
+    def header(self, line: bytes) -> None:
+        """One header line of a response."""
+        self.received += len(line)
+        if line.startswith(b"HTTP/"):
+            code = line.split(None, 2)[1:2]
+            self.new_response(int(code[0]) if code and code[0].isdigit() and len(code[0]) == 3 else 0)  # noqa: PLR2004
+            return
+        first = line[:1]
+        if first in b"xXrRlLcC" and len(line) > 2:  # noqa: PLR2004 (the blank line is 2 bytes)
+            name, _, value = line.partition(b":")
+            name = name.lower()
+            if name == b"x-robots-tag":
+                self.robots.append(value.decode("latin-1").strip())
+            elif name == b"retry-after":
+                self.retry_after = value.decode("latin-1").strip()
+            elif name == b"location":
+                self.location = value.strip()
+            elif name == b"content-length" and value.strip().isdigit():
+                self.length = int(value.strip()[:18])

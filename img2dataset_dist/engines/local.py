@@ -57,7 +57,8 @@ class Worker:
         self.open: set[int] = set()
         self.started = False
         self.seen = time.monotonic()
-        self.connection.send((job, overlap))
+        with contextlib.suppress(OSError):  # it is dead already: the next recv() says so
+            self.connection.send((job, overlap))
 
     def stop(self) -> None:
         """End the process now; what it staged is swept later."""

@@ -27,7 +27,8 @@ class Sign(Enum):
     GOOD = "good"  # it answered, with whatever status
     SLOW_DOWN = "slow_down"  # 429
     STRAINED = "strained"  # 503, or an answer that began and did not end in time
-    SILENT = "silent"  # no answer: name, connection, TLS, timeout, reset
+    SILENT = "silent"  # no answer in time
+    BROKEN = "broken"  # no answer: the connection was refused or reset
     NOTHING = "nothing"  # it never came to a request, or the fault was ours
 
 
@@ -206,7 +207,7 @@ class Gate(Generic[T]):
         host.successes += good
         host.errors += not good and sign is not Sign.NOTHING
         refused: list[T] = []
-        if sign is Sign.SILENT:
+        if sign in (Sign.SILENT, Sign.BROKEN):
             refused = self._was_silent(host, now, began)
         elif sign is not Sign.NOTHING:
             host.silent, host.silent_since, host.pauses = 0, math.inf, 0
@@ -297,7 +298,7 @@ class Gate(Generic[T]):
         if host.answers >= RECENT:
             host.answers, host.bad = host.answers / 2, host.bad / 2
         host.answers += 1
-        if sign is Sign.GOOD:
+        if sign in (Sign.GOOD, Sign.BROKEN):
             return
         host.bad += 1
         host.slow_downs += 1

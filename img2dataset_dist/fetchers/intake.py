@@ -13,7 +13,7 @@ from img2dataset_dist.config import FetchConfig
 from img2dataset_dist.errors import Disallowed, TooLarge
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.robots import MAX_BYTES
-from img2dataset_dist.fetchers.transfer import Transfer, Where
+from img2dataset_dist.fetchers.transfer import HEADERS, Transfer, Where
 from img2dataset_dist.fetchers.wire import PAUSE
 from img2dataset_dist.fetchers.x_robots import is_disallowed
 from img2dataset_dist.model import Failure
@@ -45,17 +45,19 @@ class Intake:
         self._clock = clock
         self.paused: deque[Transfer] = deque()
 
-    def on_header(self, transfer: Transfer, line: bytes) -> int:
+    def on_header(self, transfer: Transfer, line: bytes) -> int | None:
         """See `wire.Receiver.on_header`."""
-        transfer.header(line)
-        if line in (b"\r\n", b"\n") and transfer.good and transfer.item is not None:
+        transfer.received += len(line)
+        if line[0] in HEADERS:
+            transfer.header(line)
+        elif line in (b"\r\n", b"\n") and transfer.good and transfer.item is not None:
             if transfer.robots and is_disallowed(transfer.robots, self._agents, self._directives):
                 transfer.failure = Failure.of(Disallowed("Use of image disallowed by X-Robots-Tag directive"))
                 return 0
             if transfer.length > self._cap:
                 transfer.failure = Failure.of(TooLarge("body too large"))
                 return 0
-        return len(line)
+        return None
 
     def on_body(self, transfer: Transfer, chunk: bytes) -> int | None:
         """See `wire.Receiver.on_body`."""

@@ -133,7 +133,9 @@ def sign_of(transfer: Transfer, failure: Failure | None, *, ours: bool) -> Sign:
         return Sign.STRAINED
     if transfer.status or failure.code in ("tls", "protocol", "not_found", "fetch_error"):
         return Sign.GOOD  # badly, but it answered
-    if failure.code in ("connect", "reset") or failure.code.startswith("timeout"):
+    if failure.code in ("connect", "reset"):
+        return Sign.BROKEN
+    if failure.code.startswith("timeout"):
         return Sign.SILENT
     return Sign.NOTHING
 

@@ -14,6 +14,7 @@ whose answer looks bad is asked for again alone, in a channel of its own, before
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
@@ -21,7 +22,6 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from socket import SOCK_STREAM
 from weakref import WeakSet
@@ -163,10 +163,8 @@ class Resolver:
             return known[1]
         if host in self._asked:
             return None
-        if host[-1:].isdigit() or ":" in host:
-            with suppress(ValueError):
-                ipaddress.ip_address(host)
-                return Answer(addresses=(host,))
+        if (host[-1:].isdigit() or ":" in host) and (literal := _literal(host)) is not None:
+            return literal
         if not _NAME.fullmatch(host):
             return _MALFORMED
         ask = self._asked[host] = _Ask(host, self._clock() + self._timeout)
@@ -321,6 +319,16 @@ class Resolver:
 
     def _watch(self) -> None:
         """In a thread: call `wake` when deadlines are over, which c-ares does not know of."""
-        while not self._closed.wait(self._timeout / 4):
+        while not self._closed.wait(max(self._timeout / 4, 0.05)):
             if self._earliest <= self._clock():
                 self._call_wake()
+
+
+@functools.lru_cache(maxsize=4096)
+def _literal(host: str) -> Answer | None:
+    """The answer for a host that is an address already."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return Answer(addresses=(host,))

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from img2dataset_dist.fetchers.hosts import Host
     from img2dataset_dist.urls import Url
 
+HEADERS = frozenset(b"HhCcLlXxRr")
+"""First bytes of the header lines that matter: the status line, Content-Length, Location, X-Robots-Tag, Retry-After."""
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -100,21 +103,19 @@ class Transfer:
         return "; ".join(self.robots)[:1000] or None
 
     def header(self, line: bytes) -> None:
-        """One header line of a response."""
-        self.received += len(line)
+        """One header line of a response that begins with one of `HEADERS`."""
         if line.startswith(b"HTTP/"):
             code = line.split(None, 2)[1:2]
             self.new_response(int(code[0]) if code and code[0].isdigit() and len(code[0]) == 3 else 0)  # noqa: PLR2004
             return
-        first = line[:1]
-        if first in b"xXrRlLcC" and len(line) > 2:  # noqa: PLR2004 (the blank line is 2 bytes)
-            name, _, value = line.partition(b":")
-            name = name.lower()
-            if name == b"x-robots-tag":
-                self.robots.append(value.decode("latin-1").strip())
-            elif name == b"retry-after":
-                self.retry_after = value.decode("latin-1").strip()
-            elif name == b"location":
-                self.location = value.strip()
-            elif name == b"content-length" and value.strip().isdigit():
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name == b"content-length":
+            if value.strip().isdigit():
                 self.length = int(value.strip()[:18])
+        elif name == b"location":
+            self.location = value.strip()
+        elif name == b"x-robots-tag":
+            self.robots.append(value.decode("latin-1").strip())
+        elif name == b"retry-after":
+            self.retry_after = value.decode("latin-1").strip()

@@ -13,6 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import certifi
@@ -37,8 +38,8 @@ def user_agent(token: str | None) -> str:
 class Receiver(Protocol):
     """Who hears what comes in."""
 
-    def on_header(self, transfer: Transfer, line: bytes) -> int:
-        """One header line. Returns how much of it was taken; anything but its length ends the transfer."""
+    def on_header(self, transfer: Transfer, line: bytes) -> int | None:
+        """One header line. Returns None to go on, 0 to end the transfer."""
 
     def on_body(self, transfer: Transfer, chunk: bytes) -> int | None:
         """Some bytes of a body. Returns None for all taken, PAUSE to get them again later, 0 to end the transfer."""
@@ -88,8 +89,8 @@ class Wire:
         handle = self._free.pop() if self._free else self._new_handle()
         url = transfer.url
         handle.setopt(pycurl.URL, url.url)
-        handle.setopt(pycurl.WRITEFUNCTION, lambda chunk: self._receiver.on_body(transfer, chunk))
-        handle.setopt(pycurl.HEADERFUNCTION, lambda line: self._receiver.on_header(transfer, line))
+        handle.setopt(pycurl.WRITEFUNCTION, partial(self._receiver.on_body, transfer))
+        handle.setopt(pycurl.HEADERFUNCTION, partial(self._receiver.on_header, transfer))
         handle.setopt(pycurl.OPENSOCKETFUNCTION, lambda _purpose, address: self._open_socket(transfer, address))
         if transfer.addresses:
             where = ",".join(f"[{a}]" if ":" in a else a for a in transfer.addresses)

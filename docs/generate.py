@@ -1,4 +1,4 @@
-"""Write docs/reference.md and docs/errors.md from the code: `python docs/generate.py`.
+"""Write docs/reference.md, docs/errors.md and a table of docs/politeness.md from the code: `python docs/generate.py`.
 
 With `--check` nothing is written; the exit code is 1 when a file is not what the code says.
 """
@@ -24,6 +24,7 @@ from img2dataset_dist.writers.layout import DESCRIPTIONS, Layout
 
 DOCS = Path(__file__).resolve().parent
 MEDIA = ("jpg", "png", "webp")
+BEGIN, END = "<!-- options: made by docs/generate.py -->", "<!-- end of options -->"
 NOTICE = "<!-- Made by docs/generate.py from the code. Change the code, then run: python docs/generate.py -->"
 
 WORDS = {int: "whole number", float: "number", str: "text", bool: "True or False"}
@@ -57,6 +58,60 @@ STATS = {
     "files": "Files and folders of the shard with their sizes in bytes.",
 }
 """Keys of NNNNN_stats.json, in their order there."""
+
+ADVICE = {
+    "internal_error": "Report it, with its `error_message`.",
+    "bad_row": "Look at that line of the list. `--infer_types=False` reads all additional columns of a csv as text.",
+    "bad_url": "Correct the list. `img2dataset-dist plan` counts such URLs before a job.",
+    "fetch_error": "Look at `error_message`.",
+    "dns": "`no such host`: the link is dead. Else set `--retries`, or use a "
+    "[resolver of your own](politeness.md#dns).",
+    "connect": "Set `--retries`. All rows of a host: it is gone, or it blocks you.",
+    "tls": "The site's certificate is bad, or unknown here: `SSL_CERT_FILE` names other authorities. "
+    "`--ignore_ssl_certificate` takes any.",
+    "timeout_connect": "Set `--retries`. Many hosts at once: lower `--thread_count`, look at your line and resolver.",
+    "timeout_first_byte": "Raise `--timeout`, and `--first_byte_timeout` if you set it; ask the host more slowly.",
+    "timeout_total": "Raise `--timeout`; see which of the [times](#where-the-time-went) is long.",
+    "timeout_idle": "Lower `--min_bytes_per_second` if your own line is that slow; else the server is not worth it.",
+    "reset": "Set `--retries`. Many at one host: ask it more slowly.",
+    "truncated": "Set `--retries`.",
+    "too_large": "Raise `--max_body_bytes` if you want it.",
+    "redirect_loop": "Nothing, or raise `--max_redirects`. Often a site that wants cookies.",
+    "redirect_refused": "Nothing; we do not follow it.",
+    "protocol": "Nothing; the server is broken.",
+    "http_status": "404, 410: the link is dead. 401, 403: headers in the [host table](politeness.md#the-host-table), "
+    "or leave it. 429, 503: [a lower rate](politeness.md#how-much-one-host-is-asked), and `--retries`.",
+    "disallowed_by_header": "Respect it. [What is read](politeness.md#x-robots-tag).",
+    "empty_body": "Nothing; there is no picture.",
+    "blocked_address": "`--allow_private_addresses`, if the list is yours and the images are on your own network.",
+    "disallowed_by_robots": "Respect it. The column `robots_txt` tells `disallowed` from `unreachable`, which may "
+    "pass: try again another day.",
+    "ignored_host": "Nothing; you asked for it.",
+    "host_down": "Set `--retries`, or try again another day. [When it happens](politeness.md#hosts-that-are-down).",
+    "not_found": "Correct the list.",
+    "hash_mismatch": "The picture is not the one of the list any more.",
+    "media_error": "Look at `error_message`.",
+    "timeout_transform": "Raise `--transform_timeout` for huge pictures; else the file was made to do that.",
+    "not_media": "Nothing; often a page that says the picture is gone.",
+    "decode_error": "Nothing; or keep the bytes as they are with `--disable_all_reencoding`.",
+    "too_many_pixels": "Raise `--max_decode_pixels` if you trust the source.",
+    "encode_error": "Another `--encode_format` or a smaller `--image_size`.",
+    "bad_bbox": "Correct the list: boxes are parts of the picture, from 0 to 1, not pixels.",
+    "rejected": "A filter of yours.",
+    "image_too_small": "Your `--min_image_size`.",
+    "image_area_too_large": "Your `--max_image_area`.",
+    "aspect_ratio_too_large": "Your `--max_aspect_ratio`.",
+}
+"""What to do about each error code."""
+
+POLITENESS = (
+    "max_connections_per_host", "max_requests_per_second_per_host", "thread_count", "schedule", "lanes", "host_table",
+    "ignore_hosts", "host_profiles", "retries", "retry_backoff", "retry_max_wait", "robots_txt",
+    "disallowed_header_directives", "user_agent_token", "allow_private_addresses", "allowed_schemes", "max_redirects",
+    "ignore_ssl_certificate", "timeout", "connect_timeout", "first_byte_timeout", "min_bytes_per_second",
+    "min_speed_window", "transform_timeout", "max_body_bytes", "max_buffered_bytes", "network_patience", "dns_servers",
+)  # fmt: skip
+"""Options that politeness.md lists: all of how to fetch, and those of other groups that have a part in it."""
 
 EXITS = {
     0: "All shards are done.",
@@ -206,18 +261,25 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def error_row(code: str, kind: type[RowError]) -> tuple[str, str, str, str]:
-    """Code, status, whether it is tried again, and meaning."""
+def error_row(code: str, kind: type[RowError]) -> tuple[str, str, str, str, str]:
+    """Code, status, whether it is tried again, meaning and advice."""
     name = "`http_NNN`" if kind is HttpStatus else f"`{code}`"
     again = "see right" if kind is HttpStatus else "yes" if kind.transient else "no"
-    return name, f"`{kind.status}`", again, kind.summary
+    return name, f"`{kind.status}`", again, kind.summary, ADVICE[code]
+
+
+def phase_rows() -> Iterator[tuple[str, str, str]]:
+    """The columns that say how long each part of a request took."""
+    for name in ("dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "fetch_ms"):
+        meaning, null = DESCRIPTIONS[name]
+        yield f"`{name}`", meaning, null
 
 
 def errors() -> str:
     """The content of errors.md."""
     download = [error_row(code, kind) for code, kind in ROW_ERRORS.items() if kind.status == DOWNLOAD]
     media = [error_row(code, kind) for code, kind in ROW_ERRORS.items() if kind.status != DOWNLOAD]
-    header = ("code", "status", "transient", "meaning")
+    header = ("code", "status", "transient", "meaning", "what to do")
     lines = [
         NOTICE,
         "# Error codes",
@@ -225,7 +287,9 @@ def errors() -> str:
         (
             "Every failed row has an `error_code`. Codes are stable; the words in `error_message` may change. A "
             "*transient* failure is tried again up to `retries` times. `ROW_ERRORS` in `img2dataset_dist.errors` maps "
-            f"codes to classes. There `http_NNN` is listed as `{HttpStatus.code}`."
+            f"codes to classes. There `http_NNN` is listed as `{HttpStatus.code}`. A row has the code of its last "
+            "try. A dataset that is complete is not fetched again: to try failed rows once more, make a list of their "
+            "URLs."
         ),
         "",
         "## No usable bytes came",
@@ -244,11 +308,55 @@ def errors() -> str:
         'table = pq.read_table(sorted(glob.glob("dataset/*.parquet")), columns=["error_code"])',
         'print(table.group_by("error_code").aggregate([([], "count_all")]).to_pylist())',
         "```",
+        "",
+        "## Which hosts failed, and how",
+        "",
+        "```python",
+        "import glob",
+        "",
+        "import pyarrow.compute as pc",
+        "import pyarrow.parquet as pq",
+        "",
+        'table = pq.read_table(sorted(glob.glob("dataset/*.parquet")), columns=["url", "error_code"])',
+        'failed = table.filter(pc.is_valid(table["error_code"]))',
+        r"""parts = pc.extract_regex(failed["url"], r"^\w+://(?:[^/?#@]*@)?(?P<host>\[[^\]]*\]|[^/?#:]*)")""",
+        'failed = failed.append_column("host", pc.struct_field(parts, "host"))',
+        'counts = failed.group_by(["host", "error_code"]).aggregate([([], "count_all")])',
+        'for row in counts.sort_by([("count_all", "descending")]).slice(0, 20).to_pylist():',
+        '    print(row["count_all"], row["host"], row["error_code"])',
+        "```",
+        "",
+        "The host is that of the list. Where redirects led is in the column `final_url`.",
+        "",
+        "## Where the time went",
+        "",
+        (
+            "Four columns split the last request of a row; `fetch_ms` is its whole last try, with all redirects and "
+            "the body. They are there for failures too, as far as the request came."
+        ),
+        "",
+        *table(("column", "meaning", "null when"), phase_rows()),
+        (
+            "Much `dns_ms`: use a resolver of your own ([DNS](politeness.md#dns)). Much `connect_ms` or `tls_ms` in "
+            "many rows of one host: its connections are not kept alive. Much `first_byte_ms`: the server is slow or has "
+            "too much to do. Much of `fetch_ms` beyond their sum: large bodies, slow lines or redirects. The time that "
+            "a row waits for its turn at a host is in none of them."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"reference.md": reference, "errors.md": errors}
+def politeness() -> str:
+    """The content of politeness.md, which is written by hand but for its table of options."""
+    before, _, rest = (DOCS / "politeness.md").read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"politeness.md has no lines {BEGIN} and {END}")
+    rows = (option_row(name, options()[name]) for name in POLITENESS)
+    return "\n".join((f"{before}{BEGIN}", "", *table(("option", "type", "default", "meaning"), rows), f"{END}{after}"))
+
+
+PAGES = {"reference.md": reference, "errors.md": errors, "politeness.md": politeness}
 """File name in docs/ to the function that makes it."""
 
 

@@ -191,6 +191,9 @@ def _flags(command: Command, argv: list[str]) -> dict[str, Any]:
     return values
 
 
+_YES_NO = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
+
+
 def _split_flags(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """Positional arguments, and flags by name with their text, as Fire splits them."""
     found: tuple[list[str], dict[str, str]] = ([], {})
@@ -203,8 +206,20 @@ def _split_flags(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     for arg in argv:
         if arg == "--" or (arg.startswith("-") and not arg.lstrip("-")):
             raise ConfigError(f"unexpected argument '{arg}'; flags look like --name=value")
-    fire.Fire(collect, command=argv, name="img2dataset-dist")
+    fire.Fire(collect, command=_switched(argv), name="img2dataset-dist")
     return found
+
+
+def _switched(argv: list[str]) -> list[str]:
+    """Flags that are on or off, without a value: Fire would take the next argument for it, whatever that is."""
+    switches = {name for name, option in options().items() if option.field.annotation is bool}
+    following = [*argv[1:], ""]
+    return [
+        f"{arg}=True"
+        if arg.startswith("--") and arg[2:].replace("-", "_") in switches and after.lower() not in _YES_NO
+        else arg
+        for arg, after in zip(argv, following, strict=False)
+    ]
 
 
 def parse_value(text: str, option: Option) -> Any:

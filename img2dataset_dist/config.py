@@ -187,12 +187,13 @@ class FetchConfig(_Group):
     @classmethod
     def _are_addresses(cls, servers: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for server in servers or ():
-            bare = server[1:].partition("]")[0] if server.startswith("[") else server
-            bare = bare.rpartition(":")[0] if bare.count(":") == 1 else bare
+            with_port = re.fullmatch(r"(?:\[(?P<six>[^]]*)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?", server)
             try:
-                ipaddress.ip_address(bare)
+                ipaddress.ip_address((with_port["six"] or with_port["four"]) if with_port else server)
             except ValueError:
                 raise ValueError("must be IP addresses, for example ['10.0.0.2', '10.0.0.3:5353']") from None
+            if with_port and not 0 < int(with_port["port"] or 53) < 2**16:
+                raise ValueError(f"has no such port as {with_port['port']}")
         return servers or None
 
     @field_validator("user_agent_token")

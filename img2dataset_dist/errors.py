@@ -90,7 +90,7 @@ class BadUrl(RowError):
 
 class FetchError(RowError):
     code = "fetch_error"
-    summary = "libcurl reported an error that has no class of its own; the message holds its number"
+    summary = "an error without a class of its own, of libcurl or of an object store; the message says which"
 
 
 class DnsError(FetchError):
@@ -137,7 +137,7 @@ class IdleTimeout(FetchError):
 class Reset(FetchError):
     code = "reset"
     transient = True
-    summary = "the connection was reset or closed before an answer"
+    summary = "the connection was reset, or closed before an answer"
 
 
 class Truncated(FetchError):
@@ -163,7 +163,7 @@ class RedirectRefused(FetchError):
 
 class ProtocolError(FetchError):
     code = "protocol"
-    summary = "the server does not speak HTTP as it should: bad headers, bad encoding, bad chunks"
+    summary = "the server does not speak HTTP as it should: bad headers, encoding or chunks, a redirect to no URL"
 
 
 class HttpStatus(FetchError):

@@ -120,6 +120,11 @@ def test_booleans(parsed: Callable[..., dict[str, Any]], argv: list[str], want: 
     assert parsed("--url_list=urls.txt", *argv, "--image_size=3")["skip_reencode"] is want
 
 
+def test_a_switch_does_not_take_the_list_for_its_value(parsed: Callable[..., dict[str, Any]]) -> None:
+    got = parsed("--skip_reencode", "urls.txt", "--image_size=3")
+    assert (got["skip_reencode"], got["url_list"]) == (True, "urls.txt")
+
+
 def test_negated_boolean_whose_default_is_true(parsed: Callable[..., dict[str, Any]]) -> None:
     assert parsed("urls.txt", "--noextract_exif")["extract_exif"] is False
     assert parsed("--noextract_exif", "--url_list=urls.txt")["extract_exif"] is False

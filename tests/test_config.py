@@ -143,13 +143,15 @@ RANGES = [
     ("retries", 0, 100),
     ("max_shard_retry", 0, 100),
     ("max_redirects", 0, 50),
+    ("max_connections_per_host", 1, None),
+    ("lanes", 1, 100_000),
+    ("network_patience", 0, 86400),
     ("min_image_size", 0, None),
     ("encode_quality", 0, 100),
     ("max_body_bytes", 1, None),
     ("max_buffered_bytes", 1, None),
     ("max_decode_pixels", 1, None),
     ("min_bytes_per_second", 0, None),
-    ("min_speed_window", 1, None),
     ("max_aspect_ratio", 1, None),
 ]
 
@@ -165,7 +167,13 @@ def test_ranges(name: str, least: int, most: int | None) -> None:
         assert refusal(**{name: most + 1}).startswith(f"{name}={most + 1} is not valid: input should be less than")
 
 
-@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_image_area"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timeout", "connect_timeout", "first_byte_timeout", "min_speed_window", "transform_timeout", "max_image_area",
+        "max_requests_per_second_per_host",
+    ],
+)  # fmt: skip
 def test_what_must_be_positive(name: str) -> None:
     assert make(**{name: 0.001}).flat()[name] == 0.001
     for value in (0, -1):
@@ -173,7 +181,9 @@ def test_what_must_be_positive(name: str) -> None:
     assert refusal(**{name: float("nan")}).startswith(f"{name}=nan is not valid")
 
 
-@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "retry_backoff", "retry_max_wait"])
+@pytest.mark.parametrize(
+    "name", ["timeout", "connect_timeout", "first_byte_timeout", "retry_backoff", "retry_max_wait", "transform_timeout"]
+)
 def test_seconds_are_at_most_a_day(name: str) -> None:
     """libcurl takes milliseconds as a C long."""
     assert make(**{name: 86400}).flat()[name] == 86400
@@ -340,3 +350,19 @@ def test_nearest() -> None:
     assert nearest("uri", ["url", "key"]) == "; did you mean 'url'?"
     assert nearest("zzz", ["url", "key"]) == ""
     assert nearest("x", []) == ""
+
+
+@pytest.mark.parametrize("server", ["10.0.0.2", "10.0.0.2:5353", "::1", "[::1]:53"])
+def test_resolvers(server: str) -> None:
+    assert make(dns_servers=[server]).fetch.dns_servers == (server,)
+
+
+@pytest.mark.parametrize("server", ["dns.example", "10.0.0", "10.0.0.2:", "10.0.0.2:0x", ""])
+def test_what_is_no_resolver(server: str) -> None:
+    assert "must be IP addresses" in refusal(dns_servers=[server])
+
+
+def test_schemes() -> None:
+    assert make(allowed_schemes=["HTTP", "s3://"]).fetch.allowed_schemes == ("http", "s3")
+    for bad in ([], ["a b"], ["3"]):
+        assert "must be names of schemes" in refusal(allowed_schemes=bad)

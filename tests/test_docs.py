@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -15,8 +16,14 @@ import pytest
 from support import dataset
 from support.server import NastyServer
 
-from img2dataset_dist.config import EXTRA_COLUMNS, HASHES, options
+from img2dataset_dist import cli
+from img2dataset_dist.config import EXTRA_COLUMNS, HASHES, NO_DIRECTIVES, FetchConfig, options
 from img2dataset_dist.errors import ROW_ERRORS, HttpStatus
+from img2dataset_dist.fetchers import curl, deadlines, health, host_table, hosts, intake, profiles, resolver, robots
+from img2dataset_dist.fetchers import wire as wires
+from img2dataset_dist.fetchers.host_table import HostRule, load_host_table
+from img2dataset_dist.fetchers.x_robots import is_disallowed
+from img2dataset_dist.urls import MAX_URL_LENGTH
 from img2dataset_dist.writers.layout import DESCRIPTIONS, Layout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +112,8 @@ def test_no_description_without_a_column() -> None:
 def test_every_error_is_described(code: str) -> None:
     kind = ROW_ERRORS[code]
     row = rows_of("errors.md")["http_NNN" if kind is HttpStatus else code]
-    _, _, status, transient, meaning, _ = (cell.strip() for cell in row.split("|"))
+    _, _, status, transient, meaning, advice, _ = (cell.strip() for cell in row.split("|"))
+    assert advice
     assert status == f"`{kind.status}`"
     assert meaning == kind.summary
     if kind is not HttpStatus:
@@ -176,10 +184,183 @@ def test_the_count_of_errors_runs(with_list: Path) -> None:
     shutil.copy(with_list / "urls.txt", with_list / "list.txt")
     argv = ["list.txt", "--output_folder=dataset", "--output_format=parquet", "--allow_private_addresses"]
     command("img2dataset-dist", *argv, folder=with_list)
-    (code,) = blocks(ROOT / "docs" / "errors.md", "python")
-    (with_list / "count.py").write_text(code)
+    counts, hosts = blocks(ROOT / "docs" / "errors.md", "python")
+    (with_list / "count.py").write_text(counts)
     assert "http_404" in command(sys.executable, "count.py", folder=with_list)
+    (with_list / "hosts.py").write_text(hosts)
+    assert command(sys.executable, "hosts.py", folder=with_list) == "1 127.0.0.1 http_404\n"
 
 
 def test_the_picture_is_small() -> None:
     assert (ROOT / "docs" / "demo.png").stat().st_size <= 200 * 1024
+
+
+POLITENESS = ROOT / "docs" / "politeness.md"
+
+
+def politeness() -> str:
+    """The page as one line, so that words are found wherever lines end."""
+    return " ".join(POLITENESS.read_text().split())
+
+
+def table_after(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of politeness.md, without its own two lines of heading."""
+    _, _, rest = POLITENESS.read_text().partition(f"# {heading}\n")
+    lines = re.search(r"(?:^\|.*\n)+", rest, re.MULTILINE)
+    assert lines, heading
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
+
+
+def words(*numbers: float) -> str:
+    return (
+        ", ".join(f"{number:g}" for number in numbers[:-1]) + f"{' and every' if numbers[1:] else ''} {numbers[-1]:g}"
+    )
+
+
+def test_politeness_names_every_option_of_the_fetcher() -> None:
+    listed = {cells[0].strip("`"): cells[2].strip("`") for cells in table_after("Options")}
+    assert set(listed) >= {*FetchConfig.model_fields, "schedule", "lanes", "transform_timeout"}
+    assert listed == {name: cli.default_text(options()[name]) for name in listed}
+
+
+def test_politeness_has_the_defaults_right() -> None:
+    for limit, option, default, _ in table_after("How much one host is asked"):
+        value = options()[option.strip("`")].field.default
+        assert default == ("none" if value is None else str(value)), limit
+    page, fetch = politeness(), FetchConfig()
+    for text in (
+        f"`retry_max_wait` ({fetch.retry_max_wait:g} seconds)",
+        f"There are {fetch.retries} by default",
+        f"At most {fetch.max_redirects} (`max_redirects`)",
+        f"`network_patience` ({fetch.network_patience:g} seconds)",
+        f"`disallowed_header_directives`: {', '.join(f'`{name}`' for name in NO_DIRECTIVES)}.",
+        f"`lanes` files ({options()['lanes'].field.default},",
+        f"`robots_txt` is `{fetch.robots_txt}` by default",
+    ):
+        assert text in page
+    assert fetch.allowed_schemes == ("http", "https")
+    assert not fetch.allow_private_addresses
+    assert not fetch.ignore_ssl_certificate
+
+
+def test_politeness_has_the_constants_right() -> None:
+    page = politeness()
+    first, second, *others = hosts.PAUSES
+    for text in (
+        f"down after {hosts.DOWN_AFTER} answers in a row",
+        f"the last of the {hosts.DOWN_AFTER} must have",
+        f"For {first:g} seconds nobody asks it",
+        f"After {second:g} seconds one row is let through as a probe, then after {words(*others, others[-1])} seconds",
+        f"halved at once, down to {hosts.MIN_RATE:g} requests per second",
+        f"{hosts.STRAIN:.0%} of the recent answers (about {hosts.RECENT:g})",
+        f"down to {hosts.MIN_RATE_STRAINED:g} request per second",
+        f"no more than {intake.ERROR_BODY // 2**10} KiB are read",
+        f"else {intake.STEP // 2**10} KiB, then doubling",
+        f"idle for more than {wires.IDLE_SECONDS} seconds",
+        f"while {curl.LOOKAHEAD:,} of its rows wait",
+        f"up to {robots.MAX_DELAY:g} seconds between requests",
+        f"The first {robots.MAX_BYTES // 2**10} KiB of a file",
+        f"At most {MAX_URL_LENGTH} characters",
+        f"{math.ceil(health.SHARE * health.WINDOW)} of the last {health.WINDOW} hosts",
+        f"one every {health.FIRST_PROBE:g} to {health.LAST_PROBE:g} seconds",
+        f"It takes {health.WINDOW} hosts to know",
+        f"up to {resolver.MAX_IN_FLIGHT} at once",
+        f"at least {resolver.SHORTEST:g} seconds and at most an hour",
+        f"does not exist for {resolver.MISSING_FOR:g} seconds; that nobody could tell for {resolver.FAILED_FOR:g}",
+    ):
+        assert text in page
+    assert resolver.LONGEST == 3600
+    assert profiles.MAX_HOSTS == 1_000_000
+    assert f"`{profiles.FILE}`" in page
+    assert wires.user_agent(None) in POLITENESS.read_text()
+    for name in (*curl.AGENT_NAMES, *host_table.HOST_COLUMNS, *host_table.PROXY_SCHEMES):
+        assert f"`{name}`" in page
+
+
+def test_politeness_draws_the_deadlines_of_the_code() -> None:
+    assert deadlines.__doc__ is not None
+    drawing = re.findall(r"^ {4}(.*[─│└▶].*)$", deadlines.__doc__, re.MULTILINE)
+    assert len(drawing) == 3
+    assert "\n".join(drawing) in POLITENESS.read_text()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "row"),
+    [
+        (200, b"User-agent: *\nDisallow: /private/", 0),
+        (200, b"User-agent: *\nDisallow: /", 1),
+        (404, b"", 2),
+        (403, b"", 2),
+        (302, b"", 3),
+        (429, b"", 4),
+        (503, b"", 4),
+        (None, b"", 4),
+    ],
+)
+def test_politeness_has_the_verdicts_of_robots_txt_right(status: int | None, body: bytes, row: int) -> None:
+    _, state, fetched, held = table_after("robots.txt")[row]
+    now = 1000.0
+    cache = robots.RobotsCache(curl.AGENT_NAMES, clock=lambda: now)
+    cache.store("http://example.org", status, body)
+    verdict = cache.verdict("http://example.org/a.jpg")
+    assert verdict is not None
+    assert (f"`{verdict.state}`", "yes" if verdict.allowed else "no") == (state, fetched)
+    now += {"24 hours": 24 * 3600, "5 minutes": 300}[held] - 1
+    assert cache.verdict("http://example.org/a.jpg") == verdict
+    now += 1
+    assert cache.verdict("http://example.org/a.jpg") is None
+    assert robots.MAX_REDIRECTS == 5
+
+
+def test_politeness_has_the_forms_of_x_robots_tag_right() -> None:
+    for form, binds in table_after("X-Robots-Tag"):
+        assert is_disallowed([form.strip("`")], curl.AGENT_NAMES, NO_DIRECTIVES) == binds.startswith("yes"), form
+
+
+def test_politeness_has_the_columns_of_profiles_right() -> None:
+    names = [
+        name for cells in table_after("What a run learns about hosts") for name in re.findall(r"`(\w+)`", cells[0])
+    ]
+    assert names == list(profiles.HostProfile.__dataclass_fields__)
+
+
+def host_tables(folder: Path) -> list[str]:
+    """Write the host tables that the page shows, each under the name in its first line; those names."""
+    names = []
+    for text in blocks(POLITENESS, "yaml"):
+        name = text.partition("\n")[0].removeprefix("# ")
+        (folder / name).write_text(text)
+        names.append(name)
+    return names
+
+
+def test_the_host_tables_of_politeness_mean_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "s3cret")
+    monkeypatch.setenv("PROXY_PASSWORD", "pass")
+    assert host_tables(tmp_path) == ["hosts.yaml", "archive.yaml", "api.yaml"]
+    table = load_host_table(FetchConfig(host_table=str(tmp_path / "hosts.yaml")))
+    assert table.rule("elsewhere.org") == HostRule(rate=5, connections=8)
+    assert table.rule("example.org") == table.rule("img.example.org") == HostRule(rate=20, connections=8)
+    assert table.rule("api.example.com") == HostRule(
+        rate=2,
+        connections=2,
+        headers=(("Authorization", "Bearer s3cret"),),
+        proxy="http://me:pass@10.0.0.1:3128",
+    )
+    assert table.rule("private.example.net").ignore
+    archive = load_host_table(FetchConfig(host_table=str(tmp_path / "archive.yaml")))
+    assert archive.rule("a.example.org") == HostRule(rate=20, connections=16)
+    assert load_host_table(FetchConfig(host_table=str(tmp_path / "api.yaml"))).rule("example.com") == HostRule()
+
+
+def test_the_recipes_of_politeness_run(with_list: Path) -> None:
+    host_tables(with_list)
+    archive, slowest, bucket, api = blocks(POLITENESS, "sh")
+    command("sh", "-euc", on_loopback(archive), folder=with_list)
+    rows = dataset.rows(with_list / "archive")
+    assert sum(row["status"] == "success" for row in rows.values()) == 12
+    assert {row["robots_txt"] for row in rows.values()} == {"missing"}
+    assert "127.0.0.1," in command("sh", "-euc", slowest, folder=with_list)
+    for recipe, name in ((bucket, "mine"), (api, "from_api")):
+        command("sh", "-euc", on_loopback(recipe), folder=with_list)
+        assert dataset.receipts(with_list / name)["00000"]["successes"] == 12

@@ -32,7 +32,7 @@ from img2dataset_dist.fetchers.hosts import Gate, Host
 from img2dataset_dist.fetchers.intake import Intake
 from img2dataset_dist.fetchers.limits import Limits
 from img2dataset_dist.fetchers.objects import ObjectReader
-from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, sign_of
+from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, overdue_as, sign_of
 from img2dataset_dist.fetchers.profiles import HostProfile
 from img2dataset_dist.fetchers.redirects import HTTP, follow
 from img2dataset_dist.fetchers.resolver import Answer, Resolver
@@ -331,7 +331,7 @@ class CurlFetcher:
                 self._wire.end(transfer)
             elif transfer in self._resolving.get(transfer.url.host, ()):
                 self._resolving[transfer.url.host].remove(transfer)
-            self._end(transfer, Failure.of(error), ours=transfer.where is Where.RESOLVING)
+            self._end(transfer, overdue_as(error, transfer), ours=transfer.where is Where.RESOLVING)
 
     def _ended(self, end: End) -> None:
         """One transfer is off the wire, one way or another."""
@@ -373,7 +373,7 @@ class CurlFetcher:
             sign,
             now,
             began=transfer.began,
-            good=failure is None,
+            good=None if 300 <= transfer.status < 400 else failure is None,  # noqa: PLR2004
             latency=(transfer.facts.first_byte_ms or 0) / 1000,
             retry_after=min(retry_after, self._config.retry_max_wait),
         )
@@ -384,7 +384,8 @@ class CurlFetcher:
                 other.new_try()
                 self._park(other)
         transfer.spent = self._deadlines.spent(transfer, now)
-        if transfer.status in REDIRECTS and transfer.location is not None and failure is not None:
+        moved = transfer.status in REDIRECTS and transfer.location is not None
+        if moved and failure is not None and failure.code == f"http_{transfer.status}":
             self._redirect(transfer)
         elif transfer.item is None:
             self._robots_came(transfer)
@@ -405,6 +406,8 @@ class CurlFetcher:
             else:
                 self._conclude(transfer)
         else:
+            if transfer.url.host not in self._gate.hosts:
+                self._limits.stranger(transfer.url.host)
             self._park(transfer, first=True)
 
     def _robots_came(self, transfer: Transfer) -> None:

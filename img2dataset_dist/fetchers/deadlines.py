@@ -62,18 +62,21 @@ class Deadlines:
         """What has taken too long, if anything has."""
         if transfer.where in (Where.PAUSED, Where.READING):
             return None
+        over = self.spent(transfer, now) > self.total
         if not transfer.received:
             asked = self._asked(transfer)
             if asked is None:
                 if now - transfer.began > self.connect:
                     return ConnectTimeout("timeout while connecting")
-            elif now - transfer.began - asked > self.first_byte:
+            elif now - transfer.began - asked > self.first_byte or (over and self._names_first_byte(transfer)):
                 return FirstByteTimeout("no answer in time")
         elif self.least and self._too_slow(transfer, now):
             return IdleTimeout("too slow")
-        if self.spent(transfer, now) > self.total:
-            return TotalTimeout("timeout")
-        return None
+        return TotalTimeout("timeout") if over else None
+
+    def _names_first_byte(self, transfer: Transfer) -> bool:
+        """Whether this wait is to blame when the whole is over: of two equal deadlines it is chance which is first."""
+        return self.first_byte == self.total and not transfer.redirects
 
     @staticmethod
     def _asked(transfer: Transfer) -> float | None:

@@ -183,7 +183,7 @@ class Gate(Generic[T]):
         now: float,
         *,
         began: float,
-        good: bool = False,
+        good: bool | None = False,
         latency: float = 0.0,
         retry_after: float = 0.0,
     ) -> list[T]:
@@ -194,7 +194,7 @@ class Gate(Generic[T]):
             sign: what the end says about the host.
             now: the time.
             began: when the transfer started; what started before the last slowing down says nothing new.
-            good: whether it brought what was asked for, for the profile; so is `latency`.
+            good: whether it brought what was asked for, for the profile; so is `latency`. None: neither, a redirect.
             latency: seconds to the first byte.
             retry_after: seconds for which the host asked to be left alone.
 
@@ -204,8 +204,8 @@ class Gate(Generic[T]):
         host.active -= 1
         if self._slots and host.slots:
             self._slots.release(host.name, host.slots.pop())
-        host.successes += good
-        host.errors += not good and sign is not Sign.NOTHING
+        host.successes += good is True
+        host.errors += good is False and sign is not Sign.NOTHING
         refused: list[T] = []
         if sign in (Sign.SILENT, Sign.BROKEN):
             refused = self._was_silent(host, now, began)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 
 from img2dataset_dist.config import FetchConfig
-from img2dataset_dist.errors import Disallowed, TooLarge
+from img2dataset_dist.errors import Disallowed, FetchError, ProtocolError, TooLarge
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.robots import MAX_BYTES
 from img2dataset_dist.fetchers.transfer import HEADERS, Transfer, Where
@@ -50,14 +51,24 @@ class Intake:
         transfer.received += len(line)
         if line[0] in HEADERS:
             transfer.header(line)
-        elif line in (b"\r\n", b"\n") and transfer.good and transfer.item is not None:
-            if transfer.robots and is_disallowed(transfer.robots, self._agents, self._directives):
-                transfer.failure = Failure.of(Disallowed("Use of image disallowed by X-Robots-Tag directive"))
-                return 0
-            if transfer.length > self._cap:
-                transfer.failure = Failure.of(TooLarge("body too large"))
+        elif line in (b"\r\n", b"\n"):
+            error = self._objection(transfer)
+            if error is not None:
+                transfer.failure = Failure.of(error)
                 return 0
         return None
+
+    def _objection(self, transfer: Transfer) -> FetchError | None:
+        """What speaks against taking the body, now that all headers are there."""
+        if transfer.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            return ProtocolError("the server switched to another protocol")
+        if transfer.item is None or not transfer.good:
+            return None
+        if transfer.status == HTTPStatus.PARTIAL_CONTENT:
+            return ProtocolError("partial content that was not asked for")
+        if transfer.robots and is_disallowed(transfer.robots, self._agents, self._directives):
+            return Disallowed("Use of image disallowed by X-Robots-Tag directive")
+        return TooLarge("body too large") if transfer.length > self._cap else None
 
     def on_body(self, transfer: Transfer, chunk: bytes) -> int | None:
         """See `wire.Receiver.on_body`."""
@@ -76,18 +87,25 @@ class Intake:
             transfer.failure = Failure.of(TooLarge("body too large"))
             transfer.body = bytearray()
             return 0
-        elif size > transfer.reserved and not self._reserve(transfer, size):
-            transfer.where = Where.PAUSED
-            transfer.paused_at = self._clock()
-            self.paused.append(transfer)
+        elif size > transfer.reserved and (self.paused or not self._reserve(transfer, size)):
+            self._pause(transfer)
             return PAUSE
         else:
             body += chunk
         transfer.received += len(chunk)
         return None
 
+    def _pause(self, transfer: Transfer) -> None:
+        """Let it wait behind the others; before them when it has room already, or all of them would grow at once."""
+        transfer.where = Where.PAUSED
+        transfer.paused_at = self._clock()
+        if transfer.reserved:
+            self.paused.appendleft(transfer)
+        else:
+            self.paused.append(transfer)
+
     def unpause(self) -> Iterator[Transfer]:
-        """Transfers that may go on, the first come first; their room is reserved."""
+        """Transfers that may go on, one by one; their room is reserved."""
         while self.paused:
             transfer = self.paused[0]
             # When all that is taken is held by those who wait here, one of them must go on, or nobody ever will.

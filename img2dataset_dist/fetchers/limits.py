@@ -25,8 +25,14 @@ class Limits:
         self._context = context
 
     def parts(self, host: str) -> int:
-        """By how many workers the host is asked."""
-        return self._context.spread.get(host, 1) if self._context.by_host else self._context.workers
+        """By how many workers the host is asked at most."""
+        workers = self._context.workers
+        return min(self._context.spread.get(host, 1), workers) if self._context.by_host else workers
+
+    def stranger(self, host: str) -> None:
+        """A redirect leads to `host`, which may be in no lane of ours: so may it lead all other workers there."""
+        if self._context.by_host:
+            self._context.spread.setdefault(host, self._context.workers)
 
     def share(self, host: str, rate: float) -> float:
         """Our part of what the whole job may ask of the host per second."""

@@ -83,15 +83,23 @@ def end_of(end: End) -> Failure | None:
         return transfer.failure
     if transfer.blocked and not transfer.status and end.number == pycurl.E_COULDNT_CONNECT:
         return Failure.of(BlockedAddress(BLOCKED))
-    if transfer.status >= 400 or (transfer.status >= 300 and end.number == 0):  # noqa: PLR2004
+    headers_came = end.number == 0 or transfer.discarded
+    if transfer.status >= 400 or (transfer.status >= 300 and headers_came):  # noqa: PLR2004
         return http_failure(transfer.status)  # whatever happened to the body of the error page
     if transfer.location is not None and transfer.status in REDIRECTS:
         return http_failure(transfer.status)
     if end.number and not transfer.cut:
         return Failure.of(_error_of(end.number, end.message, transfer))
-    if transfer.status == 101:  # noqa: PLR2004
-        return Failure.of(ProtocolError("the server switched to another protocol"))
     return None if transfer.body or transfer.item is None else Failure.of(EmptyBody("empty body"))
+
+
+def overdue_as(error: FetchError, transfer: Transfer) -> Failure:
+    """What it means for a row that a deadline is over: the status of an error page stays, though its body drips.
+
+    So does that of a redirect, which will be followed, while there is time left for that.
+    """
+    redirected = transfer.location is not None and transfer.status in REDIRECTS and not isinstance(error, TotalTimeout)
+    return http_failure(transfer.status) if redirected or transfer.status >= 400 else Failure.of(error)  # noqa: PLR2004
 
 
 def _error_of(number: int, message: str, transfer: Transfer) -> RowError:

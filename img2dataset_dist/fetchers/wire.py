@@ -80,6 +80,8 @@ class Wire:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, config.thread_count)
+        # Idle connections make room for new ones: never more sockets than transfers, and the idle ones live longer.
+        self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, config.thread_count)
         self._free: list[pycurl.Curl] = []
         self._busy: dict[pycurl.Curl, Transfer] = {}
         self.ended: deque[End] = deque()

@@ -243,6 +243,12 @@ SPEC = [
     ("fetch_ms", "int32"),
     ("attempts", "int32"),
     ("bytes", "int64"),
+    ("dns_ms", "int32"),
+    ("connect_ms", "int32"),
+    ("tls_ms", "int32"),
+    ("first_byte_ms", "int32"),
+    ("x_robots_tag", "string"),
+    ("robots_txt", "string"),
 ]
 
 

@@ -16,7 +16,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
 
-.PHONY: help venv venv-tests debs demo test test-fast lint format bench clean
+.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-web clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +52,12 @@ bench: venv-tests ## compare with img2dataset on the same photographs; about six
 	@$(call deb_install,$(DEB_BENCH_PACKAGES))
 	@$(BIN)/python benchmarks/run.py </dev/null
 	@$(BIN)/python benchmarks/quality.py </dev/null
+
+bench-web: venv-tests ## measure slow and failing hosts, fetching alone, and memory; about half an hour (docs/performance.md)
+	@$(call deb_install,$(DEB_BENCH_PACKAGES))
+	@$(BIN)/python benchmarks/fetch_only.py </dev/null
+	@$(BIN)/python benchmarks/open_web.py </dev/null
+	@$(BIN)/python benchmarks/memory.py </dev/null
 
 clean: ## remove all that these targets made
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

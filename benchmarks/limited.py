@@ -37,7 +37,7 @@ class Ended:
         code: its exit code; None when a limit ended it.
         limit: the limit that ended it: "time", "memory" or "".
         wall: seconds from start to end.
-        cpu: CPU seconds of its processes; without those that were still running when a limit ended it.
+        cpu: CPU seconds of its processes; when a limit ended it, as they were at the last look before.
         peak_mb: the most that any one of its processes ever had resident (VmHWM), in 10^6 bytes.
         samples: memory over time.
     """
@@ -65,6 +65,7 @@ class Watch:
     gauge: Callable[[], float]
     start: float = field(default_factory=time.perf_counter)
     peak_mb: float = 0.0
+    cpu: float = 0.0
     limit: str = ""
     samples: list[Sample] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -72,7 +73,8 @@ class Watch:
     def run(self) -> None:
         """Until `over` is set."""
         while not self.over.wait(INTERVAL):
-            sizes = [size for size in map(_memory_mb, family(self.pid)) if size[0]]
+            members = family(self.pid)
+            sizes = [size for size in map(_memory_mb, members) if size[0]]
             passed = time.perf_counter() - self.start
             if sizes:
                 now = [size[0] for size in sizes]
@@ -83,6 +85,8 @@ class Watch:
                     )
                 )  # fmt: skip
                 self.peak_mb = max(self.peak_mb, *(size[1] for size in sizes))
+            if not self.limit:
+                self.cpu = max(self.cpu, sum(map(_cpu_seconds, members)))
             if not self.limit and (passed > self.seconds or self.peak_mb > self.megabytes):
                 self.limit = "time" if passed > self.seconds else "memory"
                 end(self.pid)
@@ -118,7 +122,7 @@ def execute(
     process.returncode = os.waitstatus_to_exitcode(status)
     return Ended(
         code=None if watch.limit else process.returncode, limit=watch.limit, wall=wall,
-        cpu=usage.ru_utime + usage.ru_stime, peak_mb=watch.peak_mb, samples=watch.samples,
+        cpu=watch.cpu if watch.limit else usage.ru_utime + usage.ru_stime, peak_mb=watch.peak_mb, samples=watch.samples,
     )  # fmt: skip
 
 
@@ -144,6 +148,14 @@ def end(pid: int) -> None:
     for each in doomed[1:]:
         with contextlib.suppress(OSError):
             os.kill(each, signal.SIGKILL)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process and those of its children that have ended have used so far; 0 when it is gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _memory_mb(pid: int) -> tuple[float, float]:

@@ -338,9 +338,9 @@ def errors() -> str:
         *table(("column", "meaning", "null when"), phase_rows()),
         (
             "Much `dns_ms`: use a resolver of your own ([DNS](politeness.md#dns)). Much `connect_ms` or `tls_ms` in "
-            "many rows of one host: its connections are not kept alive. Much `first_byte_ms`: the server is slow or has "
-            "too much to do. Much of `fetch_ms` beyond their sum: large bodies, slow lines or redirects. The time that "
-            "a row waits for its turn at a host is in none of them."
+            "many rows of one host: its connections are not kept alive. Much `first_byte_ms`: the server is slow, or "
+            "has too much to do. Much of `fetch_ms` beyond their sum: large bodies, slow lines or redirects. The "
+            "time that a row waits for its turn at a host is in none of them."
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -91,6 +91,8 @@ def parse(text: str | None, schemes: tuple[str, ...] = WEB) -> Url:
         port = parts.port if scheme in WEB else None
     except ValueError:
         raise BadUrl("malformed URL") from None
+    if port == 0:  # nobody can be connected to there
+        raise BadUrl("malformed URL")
     if scheme not in schemes:
         allowed = "http or https" if schemes == WEB else f"one of {', '.join(schemes)}"
         raise BadUrl(f"URL scheme is not {allowed}" if scheme else "URL has no scheme (http:// or https://)")
@@ -113,6 +115,8 @@ def parse(text: str | None, schemes: tuple[str, ...] = WEB) -> Url:
 
 
 def _for_fsspec(text: str, authority: str) -> Url:
+    if not text.partition(":")[2].startswith("//"):  # `s3:/x` would be taken for a local path
+        raise BadUrl("malformed URL")
     if "::" in text:
         raise BadUrl("chained URL")  # fsspec would go on to the second one, which may have any scheme
     try:

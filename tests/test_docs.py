@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import pytest
 from support import dataset
 from support.server import NastyServer
 
-from img2dataset_dist import cli
-from img2dataset_dist.config import EXTRA_COLUMNS, HASHES, NO_DIRECTIVES, FetchConfig, options
+from img2dataset_dist import cli, fetchers, schedule
+from img2dataset_dist.config import EXTRA_COLUMNS, HASHES, NO_DIRECTIVES, FetchConfig, JobConfig, options
 from img2dataset_dist.errors import ROW_ERRORS, HttpStatus
 from img2dataset_dist.fetchers import curl, deadlines, health, host_table, hosts, intake, profiles, resolver, robots
 from img2dataset_dist.fetchers import wire as wires
@@ -37,9 +38,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def rows_of(page: str) -> dict[str, str]:
-    """Every `name` in the first cell of a table row to the whole row."""
-    lines = (ROOT / "docs" / page).read_text().splitlines()
-    return {name: line for line in lines if line.startswith("|") for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    """Every `name` in the first cell of a table row to the whole row; to all of them where a page has several."""
+    rows: dict[str, str] = {}
+    for line in (ROOT / "docs" / page).read_text().splitlines():
+        for name in re.findall(r"`(\w+)`", line.split("|")[1]) if line.startswith("|") else ():
+            rows[name] = rows.get(name, "") + line
+    return rows
 
 
 def python_blocks() -> Iterator[object]:
@@ -74,7 +78,7 @@ def with_list(server: NastyServer, tmp_path: Path) -> Path:
 
 def on_loopback(code: str) -> str:
     """What the manual shows, with the one option that our server on this machine needs."""
-    changed = code.replace("download(", "download(allow_private_addresses=True, ")
+    changed = code.replace('download("urls.txt", ', 'download("urls.txt", allow_private_addresses=True, ')
     return changed.replace("--url_list", "--allow_private_addresses --url_list")
 
 
@@ -211,10 +215,23 @@ def table_after(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
 
 
-def words(*numbers: float) -> str:
-    return (
-        ", ".join(f"{number:g}" for number in numbers[:-1]) + f"{' and every' if numbers[1:] else ''} {numbers[-1]:g}"
-    )
+def test_the_drawings_of_the_code_are_those_of_the_manual() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for module in (fetchers, schedule):
+        assert module.__doc__ is not None
+        drawing = re.findall(r"^ {4}(.*[─│└┘▶◀].*|.*\(on disk.*)$", module.__doc__, re.MULTILINE)
+        assert len(drawing) >= 2
+        assert "\n".join(drawing) in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_understood(page: Path) -> None:
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            argv = shlex.split(line, comments=True)
+            if "img2dataset-dist" in argv and any(word.startswith("--url_list") for word in argv):
+                argv = argv[argv.index("img2dataset-dist") + 1 :]
+                JobConfig.from_flat(cli._flags(cli.COMMANDS["download"], argv))
 
 
 def test_politeness_names_every_option_of_the_fetcher() -> None:
@@ -245,12 +262,12 @@ def test_politeness_has_the_defaults_right() -> None:
 
 def test_politeness_has_the_constants_right() -> None:
     page = politeness()
-    first, second, *others = hosts.PAUSES
+    first, second, *others = (f"{seconds:g}" for seconds in hosts.PAUSES)
     for text in (
         f"down after {hosts.DOWN_AFTER} answers in a row",
         f"the last of the {hosts.DOWN_AFTER} must have",
-        f"For {first:g} seconds nobody asks it",
-        f"After {second:g} seconds one row is let through as a probe, then after {words(*others, others[-1])} seconds",
+        f"For {first} seconds nobody asks it",
+        f"After {second} seconds one row is let through as a probe, then after {', '.join(others)}, and every {others[-1]} s",
         f"halved at once, down to {hosts.MIN_RATE:g} requests per second",
         f"{hosts.STRAIN:.0%} of the recent answers (about {hosts.RECENT:g})",
         f"down to {hosts.MIN_RATE_STRAINED:g} request per second",

@@ -86,7 +86,8 @@ class LocalEngine:
     def __init__(self, config: JobConfig) -> None:
         self._processes = config.processes()
         fetch = config.fetch
-        self._patience = PATIENCE + (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
+        self._patience = PATIENCE + config.engine.transform_timeout
+        self._patience += (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
         self._workers: list[Worker] = []
 
     def run(self, job: ShardJob, shards: Iterable[Shard], *, overlap: bool) -> Iterator[Event]:

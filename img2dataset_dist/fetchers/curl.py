@@ -52,6 +52,9 @@ ANSWERS = ("connect", "dns", "reset", "tls", "protocol")
 LOOKAHEAD = 10_000
 """Rows that may wait for their hosts before no more are read from the list."""
 
+LONG_NAME = 200
+"""Characters of a host name that leave no room for another label."""
+
 POLL = 0.02
 """Seconds after which a list that had nothing to give is asked again."""
 
@@ -94,6 +97,7 @@ class CurlFetcher:
         self._more = True
         self._stopped = False
         self._alive = clock()
+        self._known, self._asked = "root-servers.net", ""
 
     def fetch(self, items: Iterator[Item | None]) -> Iterator[Fetched]:
         """See `Fetcher.fetch`."""
@@ -171,20 +175,28 @@ class CurlFetcher:
         return True
 
     def _probe(self, items: Iterator[Item | None]) -> None:
-        """The network is down: try one row now and then."""
+        """The network is down: try one row now and then, and a name that no cache knows below one that was there."""
         now = self._clock()
         if not self._health.probe(now):
             return
+        self._asked = f"{random.randrange(10**9)}.{self._known}"
+        self._resolver.lookup(self._asked)
         held = self._health.one_held()
         if held is not None:
-            held.new_try()
-            self._park(held, first=True)
+            self._fetch_again(held, first=True)
         before = len(self._under_way)
         while len(self._under_way) == before and self._start_one(items):
             pass
 
+    def _fetch_again(self, transfer: Transfer, *, first: bool = False) -> None:
+        """What failed while the network was down is tried anew, as if nothing had happened."""
+        self._resolver.forget_failure(transfer.url.host)
+        transfer.attempts -= 1
+        transfer.new_try()
+        self._park(transfer, first=first)
+
     def _parked(self) -> int:
-        return len(self._gate) + sum(map(len, self._robots_wait.values()))
+        return len(self._gate) + len(self._health) + sum(map(len, self._robots_wait.values()))
 
     def _admit(self, item: Item) -> None:
         """A new row: to its host, or to its failure straight away."""
@@ -250,7 +262,7 @@ class CurlFetcher:
                 transfer.where = Where.RESOLVING
                 self._resolving.setdefault(host.name, []).append(transfer)
             else:
-                self._resolved(transfer, answer)
+                self._resolved(transfer, answer, 0.0)
 
     def _read_object(self, transfer: Transfer) -> None:
         if self._objects is None:
@@ -261,9 +273,10 @@ class CurlFetcher:
         transfer.where = Where.READING
         self._objects.start(transfer, transfer.url.url)
 
-    def _resolved(self, transfer: Transfer, answer: Answer) -> None:
-        """The name's addresses are there, or not."""
-        transfer.dns = self._clock() - transfer.began
+    def _resolved(self, transfer: Transfer, answer: Answer, seconds: float) -> None:
+        """The name's addresses are there, or not, after so many seconds; 0 when they were known."""
+        transfer.dns = seconds
+        transfer.facts = self._unsent(transfer, self._clock())
         if not answer.addresses:
             self._end(transfer, Failure.of(DnsError(answer.problem or "no address")), ours=answer.ours)
             return
@@ -275,6 +288,16 @@ class CurlFetcher:
             self._send(transfer)
         else:
             self._end(transfer, Failure.of(BlockedAddress(BLOCKED)))
+
+    def _unsent(self, transfer: Transfer, now: float) -> FetchFacts:
+        """What there is to know about a request that libcurl does not have."""
+        return FetchFacts(
+            final_url=transfer.url.url,
+            fetch_ms=round(self._deadlines.spent(transfer, now) * 1000),
+            attempts=transfer.attempts,
+            dns_ms=round(transfer.dns * 1000),
+            robots_txt=transfer.robots_txt,
+        )
 
     def _send(self, transfer: Transfer) -> None:
         transfer.where = Where.ON_THE_WIRE
@@ -302,9 +325,14 @@ class CurlFetcher:
     def _settle(self) -> None:
         """Take note of everything that came or ended, or should have by now."""
         for host, answer in self._resolver.collect():
+            if host == self._asked and not answer.ours and self._health.down and self._health.resolver:
+                for transfer in self._health.answered(host, self._clock()):
+                    self._fetch_again(transfer)
+            if answer.addresses and len(host) < LONG_NAME:
+                self._known = host
             for transfer in self._resolving.pop(host, ()):
                 if transfer.where is Where.RESOLVING and transfer in self._under_way:
-                    self._resolved(transfer, answer)
+                    self._resolved(transfer, answer, self._clock() - transfer.began)
         while self._wire.ended:
             self._ended(self._wire.ended.popleft())
         if self._objects is not None:
@@ -319,7 +347,10 @@ class CurlFetcher:
             self._end_overdue(now)
         idle = not (self._under_way or self._more or len(self._gate) or self._waiting)
         for transfer in self._health.convicted(now, idle=idle):
-            self._conclude(transfer)
+            if transfer.item is None:
+                self._robots_came(transfer)
+            else:
+                self._conclude(transfer)
 
     def _end_overdue(self, now: float) -> None:
         for transfer in list(self._under_way):
@@ -331,6 +362,8 @@ class CurlFetcher:
                 self._wire.end(transfer)
             elif transfer in self._resolving.get(transfer.url.host, ()):
                 self._resolving[transfer.url.host].remove(transfer)
+                transfer.dns = now - transfer.began
+                transfer.facts = self._unsent(transfer, now)
             self._end(transfer, overdue_as(error, transfer), ours=transfer.where is Where.RESOLVING)
 
     def _ended(self, end: End) -> None:
@@ -380,17 +413,16 @@ class CurlFetcher:
         for other in refused:
             self._refuse(other, HostDown("the host does not answer"))
         if transfer.status or (failure is not None and failure.code in ANSWERS and not ours):
-            for other in self._health.answered(host.name, now):
-                other.new_try()
-                self._park(other)
+            for other in self._health.answered(host.name, now, resolved=transfer.dns > 0):
+                self._fetch_again(other)
         transfer.spent = self._deadlines.spent(transfer, now)
         moved = transfer.status in REDIRECTS and transfer.location is not None
         if moved and failure is not None and failure.code == f"http_{transfer.status}":
             self._redirect(transfer)
+        elif ours:
+            self._health.hold(transfer, host.name, now, resolver=transfer.where is Where.RESOLVING)
         elif transfer.item is None:
             self._robots_came(transfer)
-        elif ours:
-            self._health.hold(transfer, host.name, now)
         else:
             self._conclude(transfer)
 

@@ -27,6 +27,9 @@ HOLD = 5.0
 FIRST_PROBE, LAST_PROBE = 1.0, 15.0
 """Seconds between two rows that are tried while the network is down: at first, and at most."""
 
+MAX_SUSPECTS = 100_000
+"""Hosts of which it is kept that they failed while we were not at fault."""
+
 NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 """What the system says when it cannot send a packet at all."""
 
@@ -48,6 +51,8 @@ class Health(Generic[T]):
         self._notify = notify
         self._seen: dict[str, bool] = {}
         self._held: list[tuple[float, T]] = []
+        self._suspects: set[str] = set()
+        self.resolver = False
         self._down_since: float | None = None
         self._next_probe = 0.0
         self._wait = FIRST_PROBE
@@ -61,9 +66,15 @@ class Health(Generic[T]):
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, thing: T, host: str, now: float) -> None:
-        """`thing` failed in a way that looks like our own fault."""
+    def hold(self, thing: T, host: str, now: float, *, resolver: bool = False) -> None:
+        """`thing` failed in a way that looks like our own fault; `resolver`: for its name was not resolved.
+
+        Hosts that failed so before it turned out that we are not at fault say nothing when they fail again.
+        """
         self._held.append((now, thing))
+        if host in self._suspects:
+            return
+        self.resolver = resolver
         self._note(host, ours=True)
         if self.down or len(self._seen) < WINDOW or sum(self._seen.values()) < SHARE * WINDOW:
             return
@@ -76,13 +87,25 @@ class Health(Generic[T]):
             "waiting, nothing is lost"
         )
 
-    def answered(self, host: str, now: float) -> list[T]:
-        """Something came from the network. Returns what was held back while it was down, to be fetched again."""
+    def answered(self, host: str, now: float, *, resolved: bool = True) -> list[T]:
+        """Something came from the network. Returns what was held back while it was down, to be fetched again.
+
+        Args:
+            host: it came from there.
+            now: the time.
+            resolved: the resolver was asked for it just now; else it says nothing about the resolver.
+        """
+        if self.resolver and not resolved:
+            return []
+        self._suspects.discard(host)
         self._note(host, ours=False)
         if self._down_since is None:
             return []
         self._notify(f"network: back after {now - self._down_since:.0f} s; going on")
         self._down_since = None
+        if len(self._suspects) > MAX_SUSPECTS:
+            self._suspects.clear()
+        self._suspects.update(name for name, ours in self._seen.items() if ours)
         self._seen.clear()
         again = [thing for _, thing in self._held]
         self._held.clear()

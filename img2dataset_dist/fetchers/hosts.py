@@ -13,8 +13,8 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
@@ -75,27 +75,34 @@ STRAIN = 0.2
 RECENT = 50.0
 """About how many answers are recent."""
 
+MEASURED = 32.0
+"""Requests over which the rate of a host is measured."""
+
 SLOT_POLL = 0.02
 """Seconds after which a slot that other workers hold is asked for again."""
 
-MAX_HOSTS = 200_000
+MAX_HOSTS = 100_000
 """Hosts that are remembered; beyond it those with the fewest requests are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
 class Host(Generic[T]):
-    """One host: what waits for it, and what was seen of it. Times are seconds of the gate's clock."""
+    """One host: what waits for it, and what was seen of it. Times are seconds of the gate's clock.
+
+    There are as many of these as a list has hosts, so what is empty is None.
+    """
 
     name: str
     limits: HostLimits
     rate: float
-    queue: deque[T] = field(default_factory=deque)
+    queue: deque[T] | None = None
     active: int = 0
-    slots: list[int] = field(default_factory=list)
+    slots: list[int] | None = None
     bucket: int = -1
     sleeping: bool = False
     next_start: float = 0.0
-    starts: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    recent: float = 0.0
+    recent_since: float = 0.0
     answers: float = 0.0
     bad: float = 0.0
     slowed_at: float = -math.inf
@@ -140,6 +147,8 @@ class Gate(Generic[T]):
     def park(self, name: str, thing: T, *, first: bool = False) -> None:
         """`thing` waits for its turn at the host `name`; `first` before all others there."""
         host = self._host(name)
+        if host.queue is None:
+            host.queue = deque()
         if first:
             host.queue.appendleft(thing)
         else:
@@ -167,11 +176,18 @@ class Gate(Generic[T]):
         return None
 
     def _start(self, host: Host[T], now: float) -> T:
+        assert host.queue
         thing = host.queue.popleft()
+        if not host.queue:
+            host.queue = None
         self._parked -= 1
         host.active += 1
         host.requests += 1
-        host.starts.append(now)
+        if host.recent >= MEASURED:  # forget half of it
+            host.recent, host.recent_since = host.recent / 2, (host.recent_since + now) / 2
+        elif not host.recent:
+            host.recent_since = now
+        host.recent += 1
         host.next_start = max(now, host.next_start) + 1 / host.rate
         self._file(host, now)
         return thing
@@ -239,10 +255,6 @@ class Gate(Generic[T]):
         """When the next host may start something; None when nothing waits for that."""
         return self._later[0][0] if self._later else None
 
-    def waiting(self) -> Iterable[T]:
-        """Everything that is parked."""
-        return (thing for host in self.hosts.values() for thing in host.queue)
-
     def _host(self, name: str) -> Host[T]:
         host = self.hosts.get(name)
         if host is None:
@@ -267,7 +279,7 @@ class Gate(Generic[T]):
         slot = self._slots.acquire(host.name, host.limits.connections)
         if slot is None:
             return False
-        host.slots.append(slot)
+        host.slots = [*(host.slots or ()), slot]
         return True
 
     def _was_silent(self, host: Host[T], now: float, began: float) -> list[T]:
@@ -286,8 +298,8 @@ class Gate(Generic[T]):
         host.pauses += 1
         if host.pauses == 1:
             return []
-        refused = list(host.queue)
-        host.queue.clear()
+        refused = list(host.queue or ())
+        host.queue = None
         self._parked -= len(refused)
         return refused
 
@@ -326,7 +338,7 @@ class Gate(Generic[T]):
     @staticmethod
     def _measured(host: Host[T], now: float) -> float:
         """Requests per second that were really made of late."""
-        return len(host.starts) / max(now - host.starts[0], 0.01) if host.starts else 1.0
+        return host.recent / max(now - host.recent_since, 0.01)
 
     def _file(self, host: Host[T], now: float) -> None:
         """Put a host where `take` finds it, if it may start something now or later."""

@@ -173,6 +173,12 @@ class Resolver:
         self._start()
         return None
 
+    def forget_failure(self, host: str) -> None:
+        """Ask for a host again if it had no answer and the fault was ours."""
+        known = self._cache.get(host)
+        if known is not None and known[1].ours:
+            del self._cache[host]
+
     def collect(self) -> list[tuple[str, Answer]]:
         """What was found out since the last call: names with their answers."""
         if self._closed.is_set():

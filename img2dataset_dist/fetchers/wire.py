@@ -84,6 +84,7 @@ class Wire:
         self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, config.thread_count)
         self._free: list[pycurl.Curl] = []
         self._busy: dict[pycurl.Curl, Transfer] = {}
+        self._given: socket.socket | None = None
         self.ended: deque[End] = deque()
 
     def start(self, transfer: Transfer, extras: Extras) -> None:
@@ -94,7 +95,7 @@ class Wire:
         handle.setopt(pycurl.WRITEFUNCTION, partial(self._receiver.on_body, transfer))
         handle.setopt(pycurl.HEADERFUNCTION, partial(self._receiver.on_header, transfer))
         handle.setopt(pycurl.OPENSOCKETFUNCTION, lambda _purpose, address: self._open_socket(transfer, address))
-        if transfer.addresses:
+        if transfer.addresses and transfer.addresses != (url.host,):  # an IPv6 address is no host to RESOLVE
             where = ",".join(f"[{a}]" if ":" in a else a for a in transfer.addresses)
             handle.setopt(pycurl.RESOLVE, [f"+{url.host}:{url.port}:{where}"])
         if extras.headers:
@@ -165,6 +166,8 @@ class Wire:
         self._free.clear()
         self._multi.close()
         self._selector.close()
+        if self._given is not None:
+            self._given.close()
         self._waker.close()
         self._woken.close()
 
@@ -173,7 +176,10 @@ class Wire:
         if not (self._config.allow_private_addresses or transfer.proxied or is_public(str(address.addr[0]))):
             transfer.blocked = True
             return pycurl.SOCKET_BAD
-        return socket.socket(address.family, address.socktype, address.protocol)
+        if self._given is not None:
+            self._given.close()  # pycurl has taken a duplicate of it
+        self._given = socket.socket(address.family, address.socktype, address.protocol)
+        return self._given
 
     def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """Libcurl asks to watch a socket, or to stop watching it."""
@@ -206,6 +212,7 @@ class Wire:
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.HTTP09_ALLOWED, 0)
         handle.setopt(pycurl.PROXY, "")  # no proxy from the environment by surprise
+        handle.setopt(pycurl.NOPROXY, "")  # nor none: `no_proxy` would have a proxied host connected to unchecked
         handle.setopt(pycurl.USERAGENT, user_agent(config.user_agent_token))
         handle.setopt(pycurl.ACCEPT_ENCODING, "")
         handle.setopt(pycurl.BUFFERSIZE, 2**18)

@@ -44,7 +44,7 @@ SMALL_SIDE = 36
 
 COMMAND = (
     "--output_format=dummy", "--disable_all_reencoding", "--compute_hash=None", "--extract_exif=False",
-    "--processes_count=1", "--number_sample_per_shard=1000", "--allow_private_addresses", "--progress=none",
+    "--processes_count=1", "--number_sample_per_shard=1000", "--progress=none",
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=256, help="thread_count of both (%(default)s)")
     parser.add_argument("--limit", type=float, default=240, help="seconds that a run may take (%(default)s)")
     parser.add_argument("--limit-mb", type=float, default=6000, help="10^6 bytes a process may have (%(default)s)")
+    parser.add_argument("--patience", type=int, default=60, help="nginx's send_timeout, in seconds (%(default)s)")
     parser.add_argument("--no-peer", action="store_true", help="without img2dataset; draws no plot")
     parser.add_argument("--name", default="memory", help="of the results (%(default)s); another one draws no plot")
     flags = parser.parse_args()
@@ -54,10 +55,11 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": run.machine(), "load_before": os.getloadavg()[0], "urls": flags.urls, "threads": flags.threads,
         "bytes": sizes, "pixels": SIZE, "rate": serving.SLOW_RATE, "limit": flags.limit, "limit_mb": flags.limit_mb,
+        "patience": flags.patience,
         "runs": {},
     }  # fmt: skip
     print(heading(result))
-    with serving.serve(folder, OUT / "server") as server:
+    with serving.serve(folder, OUT / "server", patience=flags.patience) as server:
         for each in [contenders.ours()] if flags.no_peer else [contenders.ours(), contenders.peer(OUT)]:
             result["runs"][each.name] = once(each, server, names, flags)
             print(f"  {each.name}: {line(result['runs'][each.name])}", flush=True)
@@ -84,7 +86,6 @@ def once(
     (work / "urls.txt").write_text("".join(f"{url}\n" for url in urls))
     command = [*contender.command, f"--url_list={work / 'urls.txt'}", f"--output_folder={work / 'out'}"]
     command += [f"--thread_count={flags.threads}", "--processes_count=1"]
-    command += ["--allow_private_addresses"] if contender.name == OURS else []
     port = server.ports["http-slow"]
     ended = limited.execute(
         command, work, contenders.environment(server.trust), seconds=flags.limit, megabytes=flags.limit_mb,

@@ -80,12 +80,13 @@ def memory(data: dict[str, Any]) -> Any:
             axis.annotate(data["runs"][name]["how"], (samples[-1][0], samples[-1][1] / 1000), (6, 0),
                           textcoords="offset points", fontsize=8)  # fmt: skip
     axis.axhline(1.0, color="#c05050", linewidth=0.8, linestyle="--")
+    megabytes = sum(data["bytes"]) / len(data["bytes"]) / 1e6
     axis.set_title(
-        f"resident memory of the worker, GB: {data['urls']} JPEGs of {data['bytes'][0] / 1e6:.0f} MB, "
+        f"resident memory of the worker, GB: {data['urls']} JPEGs of {megabytes:.0f} MB, "
         f"thread_count={data['threads']}", fontsize=11,
     )  # fmt: skip
     axis.set_xlabel("seconds")
-    axis.margins(x=0.15)
+    axis.set_xlim(0, 1.15 * max(each[0] for name in data["runs"] for each in data["runs"][name]["samples"]))
     axis.legend(frameon=False)
     return figure
 

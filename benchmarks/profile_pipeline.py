@@ -63,7 +63,7 @@ def sample(spy: Path, flags: argparse.Namespace, work: Path, env: dict[str, str]
     job = [
         sys.executable, "-m", "img2dataset_dist", f"--url_list={work / 'urls.txt'}", f"--output_folder={work / 'out'}",
         "--output_format=webdataset", "--distributor=inline", "--thread_count=64",
-        f"--number_sample_per_shard={SHARD}", "--progress=none", *more,
+        f"--number_sample_per_shard={SHARD}", "--progress=none", "--allow_private_addresses", *more,
     ]  # fmt: skip
     with (work / "log.txt").open("wb") as log:
         process = subprocess.Popen(job, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=work)

@@ -28,6 +28,7 @@ http {{
     tcp_nopush on;
     keepalive_timeout 75s;
     keepalive_requests 100000;
+    send_timeout {patience}s;
     open_file_cache max=10000;
     client_body_temp_path {work}/body;
     proxy_temp_path {work}/proxy;
@@ -100,8 +101,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(root: Path, work: Path) -> Iterator[Server]:
-    """Serve the files in `root` while the context lasts; certificates, configuration and logs go to `work`."""
+def serve(root: Path, work: Path, *, patience: int = 60) -> Iterator[Server]:
+    """Serve the files in `root` while the context lasts; certificates, configuration and logs go to `work`.
+
+    A client that takes nothing for `patience` seconds is dropped; nginx's default is 60.
+    """
     nginx = _nginx()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -111,7 +115,11 @@ def serve(root: Path, work: Path) -> Iterator[Server]:
     user = "user root;" if os.geteuid() == 0 else ""  # the checkout may be closed to nginx's usual user
     conf = work / "nginx.conf"
     named = {name.replace("-", "_"): port for name, port in ports.items()}
-    conf.write_text(NGINX_CONF.format(user=user, work=work, root=root, slow_hosts=slow, slow_rate=SLOW_RATE, **named))
+    conf.write_text(
+        NGINX_CONF.format(
+            user=user, work=work, root=root, slow_hosts=slow, slow_rate=SLOW_RATE, patience=patience, **named
+        )
+    )
     process = subprocess.Popen(
         [nginx, "-p", str(work), "-e", str(work / "error.log"), "-c", str(conf)], stdin=subprocess.DEVNULL
     )

@@ -244,7 +244,10 @@ def _names(text: str) -> list[str]:
         return [value]
     if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
         return list(value)
-    parts = (part.strip().strip("'\"") for part in text.strip("[]() ").split(","))
+    text = text.strip()
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1]
+    parts = (part.strip().strip("'\"") for part in text.split(","))
     return [part for part in parts if part]
 
 

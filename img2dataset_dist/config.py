@@ -65,7 +65,7 @@ class InputConfig(_Group):
     schedule: Literal["list", "by_host"] = Field(
         "list",
         description="Order of the rows. list: as they come. by_host: sorted into lanes by host before anything is "
-        "fetched, so that the limits of a host hold exactly on any number of machines (docs/politeness.md).",
+        "fetched, so that each host is asked by one worker at a time, at its whole rate (docs/politeness.md).",
     )
     lanes: Annotated[int, Field(ge=1, le=100_000)] = Field(
         64, description='Lanes of `schedule="by_host"`: how many workers can be busy at once.'

@@ -228,9 +228,8 @@ def test_the_drawings_of_the_code_are_those_of_the_manual() -> None:
 def test_commands_are_understood(page: Path) -> None:
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            argv = shlex.split(line, comments=True)
-            if "img2dataset-dist" in argv and any(word.startswith("--url_list") for word in argv):
-                argv = argv[argv.index("img2dataset-dist") + 1 :]
+            if (found := re.search(r"(?:^| )img2dataset-dist (.*--url_list.*)", line)) is not None:
+                argv = shlex.split(found[1], comments=True)
                 JobConfig.from_flat(cli._flags(cli.COMMANDS["download"], argv))
 
 
@@ -271,6 +270,7 @@ def test_politeness_has_the_constants_right() -> None:
         f"halved at once, down to {hosts.MIN_RATE:g} requests per second",
         f"{hosts.STRAIN:.0%} of the recent answers (about {hosts.RECENT:g})",
         f"down to {hosts.MIN_RATE_STRAINED:g} request per second",
+        f"reached in about the last {hosts.MEASURED:g} requests",
         f"no more than {intake.ERROR_BODY // 2**10} KiB are read",
         f"else {intake.STEP // 2**10} KiB, then doubling",
         f"idle for more than {wires.IDLE_SECONDS} seconds",

@@ -6,14 +6,13 @@ begins an interval of its own: so in any window there may be one request more pe
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import http.server
+import itertools
 import resource
-import socket
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,18 +70,14 @@ def asked(server: NastyServer, part: str) -> list[float]:
 
 
 def gaps(times: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-
-
-def within(rate: float, seconds: float, workers: int = WORKERS) -> int:
-    """The most requests that may come in a window: what the rate allows, and the first one of each worker."""
-    return workers * (int(seconds * rate / workers + 0.1) + 1)
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def check_rate(server: NastyServer, host: str, rate: float, workers: int = WORKERS) -> None:
+    """In no window were there more requests than the rate allows, and the first one of each worker."""
     starts = server.starts(host)
     for seconds in (1.0, 3.0):
-        assert most_within(starts, seconds) <= within(rate, seconds, workers), (host, seconds)
+        assert most_within(starts, seconds) <= rate * seconds + workers, (host, seconds)
     assert starts[-1] - starts[0] >= (len(starts) - 2 * workers) / rate, "over the whole job, too"
 
 
@@ -94,18 +89,18 @@ def check_rate(server: NastyServer, host: str, rate: float, workers: int = WORKE
 def test_connections_hold_over_all_workers(workers: int, cap: int, server: NastyServer, tmp_path: Path) -> None:
     """Fewer connections than workers, too; and the job is no more serial than that."""
     server.clear()
-    urls = [server.url(f"/latency/?ms=100&n={n}", HOSTS[n % 4]) for n in range(80)]
+    urls = [server.url(f"/latency/?ms=100&n={n}", HOSTS[n % 4]) for n in range(64)]
     more = {"processes_count": workers} if workers else {}
-    stats = run(tmp_path, urls, number_sample_per_shard=10, max_connections_per_host=cap, **more)
-    assert stats.successes == 80
+    stats = run(tmp_path, urls, number_sample_per_shard=8, max_connections_per_host=cap, **more)
+    assert stats.successes == 64
     assert server.peak() == dict.fromkeys(HOSTS, cap)
 
 
 def test_the_rate_holds_over_all_workers(server: NastyServer, tmp_path: Path) -> None:
     server.clear()
-    urls = [server.url(f"/photo/?n={n}", HOSTS[n % 4 % 2]) for n in range(90)]
+    urls = [server.url(f"/photo/?n={n}", HOSTS[n % 2]) for n in range(72)]
     limits = {"max_requests_per_second_per_host": 10, "max_connections_per_host": 3}
-    assert run(tmp_path, urls, number_sample_per_shard=6, processes_count=WORKERS, **limits).successes == 90
+    assert run(tmp_path, urls, number_sample_per_shard=6, processes_count=WORKERS, **limits).successes == 72
     for host in HOSTS[:2]:
         check_rate(server, host, 10)
         assert server.peak()[host] <= 3
@@ -116,13 +111,13 @@ def test_redirects_pass_the_gate_of_their_host(schedule: str, server: NastyServe
     """B is in no lane and in no shard, but all the workers are sent there."""
     server.clear()
     a, b = HOSTS[:2]
-    urls = [server.url(f"/redirect-host/latency/?to={b}&ms=100&n={n}", a) for n in range(48)]
+    urls = [server.url(f"/redirect-host/latency/?to={b}&ms=100&n={n}", a) for n in range(36)]
     table = tmp_path / "hosts.yaml"
     table.write_text(f"{a}: {{rate: 1000}}\n")
     limits = {"host_table": str(table), "max_requests_per_second_per_host": 12, "max_connections_per_host": 2}
     more = {"schedule": schedule, "lanes": 8, "number_sample_per_shard": 6, "processes_count": WORKERS}
-    assert run(tmp_path, urls, **limits, **more).successes == 48
-    assert len(server.starts(a)) == len(server.starts(b)) == 48
+    assert run(tmp_path, urls, **limits, **more).successes == 36
+    assert len(server.starts(a)) == len(server.starts(b)) == 36
     check_rate(server, b, 12)
     assert max(server.peak().values()) <= 2
 
@@ -144,12 +139,12 @@ def test_retries_and_robots_txt_count_too(server: NastyServer, tmp_path: Path) -
 def test_by_host(workers: int, server: NastyServer, tmp_path: Path) -> None:
     """Three hosts live in one lane each, the giant in several, and its budget is neither passed nor left lying."""
     server.clear()
-    giant, rate = HOSTS[0], 15.0
-    urls = [server.url(f"/latency/?ms=100&n={n}", giant if n % 8 < 5 else HOSTS[n % 8 - 4]) for n in range(128)]
+    giant, rate = HOSTS[0], 20.0
+    urls = [server.url(f"/latency/?ms=100&n={n}", giant if n % 8 < 5 else HOSTS[n % 8 - 4]) for n in range(96)]
     limits = {"max_requests_per_second_per_host": rate, "max_connections_per_host": 3}
     more = {"processes_count": workers} if workers else {}
-    stats = run(tmp_path, urls, schedule="by_host", lanes=8, number_sample_per_shard=16, **limits, **more)
-    assert stats.successes == 128
+    stats = run(tmp_path, urls, schedule="by_host", lanes=8, number_sample_per_shard=12, **limits, **more)
+    assert stats.successes == 96
     shards = defaultdict(set)
     for row in rows(tmp_path):
         shards[urlsplit(row["url"]).hostname].add(row["key"][:5])
@@ -158,7 +153,7 @@ def test_by_host(workers: int, server: NastyServer, tmp_path: Path) -> None:
         check_rate(server, host, rate, workers=max(1, workers) if host == giant else 1)
         assert server.peak()[host] <= 3
     starts = server.starts(giant)
-    assert starts[-1] - starts[0] < 3 * 80 / rate
+    assert starts[-1] - starts[0] < 3 * 60 / rate
 
 
 def test_the_default_order_is_that_of_the_list(server: NastyServer, tmp_path: Path) -> None:
@@ -176,14 +171,14 @@ def test_a_slow_host_starves_nobody(server: NastyServer, tmp_path: Path) -> None
     """Its rows come first in the list and are far more than may be under way."""
     server.clear()
     slow, *others = HOSTS
-    urls = [server.url(f"/latency/?ms=3000&n={n}", slow) for n in range(60)]
+    urls = [server.url(f"/latency/?ms=2000&n={n}", slow) for n in range(60)]
     urls += [server.url(f"/photo/?n={n}", others[n % 3]) for n in range(300)]
-    stats = run(tmp_path, urls, max_connections_per_host=20, thread_count=24, timeout=20)
+    stats = run(tmp_path, urls, max_connections_per_host=30, thread_count=34, timeout=20)
     assert stats.successes == 360
     first, last = server.starts(slow)[0], server.starts(slow)[-1]
-    assert last - first >= 6
-    assert max(server.starts(host)[-1] for host in others) < first + 4
-    assert server.peak()[slow] == 20
+    assert last - first >= 1.9
+    assert max(server.starts(host)[-1] for host in others) < min(last, first + 1.9), "before the first of it is there"
+    assert server.peak()[slow] == 30
 
 
 # hosts that throttle
@@ -202,15 +197,15 @@ def test_retry_after_of_429_holds_for_the_whole_host(server: NastyServer, tmp_pa
 
 
 def test_all_rows_of_a_host_that_throttles_succeed_in_the_end(server: NastyServer, tmp_path: Path) -> None:
-    """Five in two seconds, whatever is more gets 429: most workers learn that from a few answers."""
+    """Five a second, whatever is more gets 429: a few of these are enough."""
     server.clear()
-    urls = [server.url(f"/throttle/{tmp_path.name}?limit=5&per=2&n={n}") for n in range(20)]
-    urls += [server.url(f"/photo/?n={n}", HOSTS[1]) for n in range(40)]
+    urls = [server.url(f"/throttle/{tmp_path.name}?limit=5&per=1&n={n}") for n in range(16)]
+    urls += [server.url(f"/photo/?n={n}", HOSTS[1]) for n in range(44)]
     retries = {"retries": 10, "retry_backoff": 0.1}
     stats = run(tmp_path, urls, number_sample_per_shard=15, processes_count=2, thread_count=8, **retries)
     assert stats.successes == 60
-    assert len(server.starts()) < 20 + 40
-    assert learnt(tmp_path)[HOSTS[0]].slow_downs == len(server.starts()) - 20
+    assert len(server.starts()) < 3 * 16
+    assert learnt(tmp_path)[HOSTS[0]].slow_downs == len(server.starts()) - 16
     assert learnt(tmp_path)[HOSTS[1]].slow_downs == 0
 
 
@@ -218,8 +213,8 @@ def test_the_rate_falls_and_climbs_back(server: NastyServer, tmp_path: Path) -> 
     server.clear()
     urls = [server.url(f"/latency/?ms=30&n={n}") for n in range(20)]
     urls += [server.url(f"/status/429?n={n}") for n in range(4)]
-    urls += [server.url(f"/photo/?n={n}") for n in range(30)]
-    assert run(tmp_path, urls, max_connections_per_host=1).successes == 50
+    urls += [server.url(f"/photo/?n={n}") for n in range(14)]
+    assert run(tmp_path, urls, max_connections_per_host=1).successes == 34
     after = gaps(server.starts())[24:]
     assert max(after[:4]) > 0.3, "halved four times"
     assert sum(after[-5:]) / 5 < max(after[:4]) / 2
@@ -351,140 +346,19 @@ def test_rows_wait_for_a_host_that_is_gone_for_a_moment(
     assert stats.successes >= 100 - hosts.DOWN_AFTER - 4
 
 
-# rules by host, and what is learnt
-
-
-def test_rules_by_host(server: NastyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rate, connections and an ignored host of the table, an ignored one of the list, and a secret."""
-    server.clear()
-    secret = "Basic dXNlcjpzZWNyZXQ="  # what /auth asks for
-    monkeypatch.setenv("POLITE_SECRET", secret)
-    a, b, c, d = HOSTS
-    table = tmp_path / "hosts.yaml"
-    table.write_text(
-        f"{a}: {{rate: 8, headers: {{Authorization: '${{POLITE_SECRET}}', X-Of-A: one}}}}\n"
-        f"{b}: {{connections: 2}}\n{c}: {{ignore: true}}\n"
-    )
-    ignored = tmp_path / "ignored.txt"
-    ignored.write_text(f"# these asked us to stay away\n{d}\n")
-    urls = [server.url(f"/auth?n={n}", a) for n in range(20)]
-    urls += [server.url(f"/latency/?ms=100&n={n}", b) for n in range(20)]
-    urls += [server.url(f"/auth?of=b&n={n}", b) for n in range(2)]
-    urls += [server.url(f"/redirect-host/auth?to={b}&n={n}", a) for n in range(2)]
-    urls += [server.url(f"/photo/?n={n}", HOSTS[2 + n % 2]) for n in range(20)]
-    urls += [server.url(f"/redirect-host/photo/?to={host}", b) for host in (c, d)]
-    more = {"host_table": str(table), "ignore_hosts": str(ignored), "processes_count": 2}
-    stats = run(tmp_path, urls, number_sample_per_shard=20, max_requests_per_second_per_host=100, **more)
-    assert (stats.successes, stats.codes) == (40, {"http_401": 4, "ignored_host": 22})
-    check_rate(server, a, 8, workers=2)
-    assert server.peak()[b] == 2
-    assert not {c, d} & set(server.peak()), "nobody asked them"
-    sent = {(entry["host"], name.lower()) for entry in server.log() for name, _ in entry["headers"]}
-    assert {(a, "authorization"), (a, "x-of-a")} <= sent
-    assert not {(b, "authorization"), (b, "x-of-a")} & sent
-    assert_nowhere(tmp_path / "out", "dXNlcjpzZWNyZXQ")
-
-
-def assert_nowhere(folder: Path, secret: str) -> None:
-    """Not in a name, not in a file, not in a row."""
-    for path in folder.rglob("*"):
-        assert secret not in path.name
-        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
-    assert secret not in repr(dataset.rows(folder))
-
-
-def test_a_proxy_of_one_host(
-    server: NastyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    server.clear()
-    secrets = []
-
-    def forward(handler: http.server.BaseHTTPRequestHandler) -> None:
-        secrets.append(handler.headers["Proxy-Authorization"])
-        target = urlsplit(handler.path)
-        upstream = http.client.HTTPConnection(str(target.hostname), target.port, timeout=10)
-        with contextlib.closing(upstream):
-            upstream.request("GET", f"{target.path}?{target.query}", headers={"X-Forwarded-For": "us"})
-            answer = upstream.getresponse()
-            send(handler, answer.read(), answer.status)
-
-    proxy = Host(forward)
-    proxy.start()
-    monkeypatch.setenv("PROXY_PASSWORD", "sesame@:/")
-    table = tmp_path / "hosts.yaml"
-    table.write_text(f"{HOSTS[0]}: {{proxy: 'http://me:${{PROXY_PASSWORD}}@{proxy.address}'}}\n")
-    urls = [server.url(f"/photo/?n={n}", HOSTS[n % 2]) for n in range(20)]
-    urls += [server.url(f"/redirect-host/photo/?to={HOSTS[0]}&n=r", HOSTS[1])]
-    stats = run(tmp_path, urls, host_table=str(table), max_connections_per_host=3)
-    proxy.close()
-    assert stats.successes == 21
-    assert sorted(proxy.requests) == sorted([url for url in urls if HOSTS[0] in url[:20]] + [server.url("/photo/?n=r")])
-    assert set(secrets) == {"Basic bWU6c2VzYW1lQDov"}
-    direct = [entry for entry in server.log() if "X-Forwarded-For" not in dict(entry["headers"])]
-    assert {entry["host"] for entry in direct} == {HOSTS[1]}
-    assert server.peak()[HOSTS[0]] <= 3
-    for secret in ("sesame", "bWU6c2VzYW1l"):
-        assert_nowhere(tmp_path / "out", secret)
-        assert secret not in "".join(capfd.readouterr())
-
-
-def test_what_is_learnt_about_hosts(server: NastyServer, tmp_path: Path) -> None:
-    server.clear()
-    a, b, c, d = HOSTS
-    urls = [server.url(f"/latency/?ms=100&n={n}", a) for n in range(20)]
-    urls += [server.url(f"/photo/?n={n}", b) for n in range(10)] + [server.url(f"/status/404?n={n}", b) for n in "abc"]
-    urls += [server.url(f"/redirect-host/photo/?to={b}&n=r{n}", c) for n in range(4)]
-    urls += [server.url(f"/flaky/{tmp_path.name}{n}?fail=1&status=503", d) for n in range(5)] + ["no url"]
-    stats = run(tmp_path, urls, number_sample_per_shard=9, processes_count=2, retries=1, retry_backoff=0.1)
-    assert stats.successes == 20 + 10 + 4 + 5
-    found = learnt(tmp_path)
-    assert {host: len(server.starts(host)) for host in HOSTS} == {host: found[host].requests for host in HOSTS}
-    counts = {host: (one.requests, one.successes, one.errors, one.slow_downs) for host, one in found.items()}
-    assert counts == {a: (20, 20, 0, 0), b: (17, 14, 3, 0), c: (4, 0, 0, 0), d: (10, 5, 5, 5)}
-    assert 100 <= found[a].latency_ms < 1000
-    assert found[a].rate is None
-    assert dataset.leftovers(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_the_next_run_begins_with_what_was_learnt(given: bool, server: NastyServer, tmp_path: Path) -> None:
-    """Given by path, or its own when the same folder is gone on with; another host is asked as fast as ever."""
-    limits = {"retries": 12, "retry_backoff": 0.1, "max_connections_per_host": 4}
-    urls = [server.url(f"/throttle/{tmp_path.name}?limit=3&per=1&n={n}") for n in range(12)]
-    urls += [server.url(f"/photo/?n={n}", HOSTS[1]) for n in range(12)]
-    assert run(tmp_path, urls, number_sample_per_shard=24, **limits).successes == 24
-    rate = learnt(tmp_path)[HOSTS[0]].rate
-    assert rate is not None
-    assert rate < 12
-    server.clear()
-    again = [server.url(f"/photo/?n={n}", HOSTS[n % 2]) for n in range(40)]
-    if given:
-        more = {"host_profiles": str(tmp_path / "out" / profiles.FILE)}
-        folder = tmp_path / "next"
-        folder.mkdir()
-    else:
-        more, folder = {"incremental_mode": "extend"}, tmp_path
-    assert run(folder, again, **limits, **more).successes == 40
-    starts = server.starts(HOSTS[0])
-    assert most_within(starts[: int(rate) + 2], 0.5) <= rate / 2 + 3
-    assert starts[-1] - starts[0] > 2 * (server.starts(HOSTS[1])[-1] - server.starts(HOSTS[1])[0])
-    if not given:
-        assert learnt(tmp_path)[HOSTS[0]].successes == 12 + 20
-
-
 # patience and memory
 
 
 def test_who_waits_politely_is_not_hung(server: NastyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice as long without any request as a worker may be without a sign of life."""
-    monkeypatch.setattr(local, "PATIENCE", 1.0)
+    """Longer without any request than a worker may be without a sign of life: for a rate, and for Retry-After."""
     server.clear()
-    urls = [server.url("/photo/?n=0"), server.url("/status/429?retry_after=6"), server.url("/photo/?n=2")]
-    quiet = {"timeout": 1, "retry_max_wait": 6, "retries": 0, "max_shard_retry": 0, "thread_count": 1}
-    monkeypatch.setattr(local.LocalEngine, "__init__", impatient(3.0))
-    stats = run(tmp_path, urls, max_requests_per_second_per_host=0.2, processes_count=1, **quiet)
+    urls = [server.url("/photo/?n=0"), server.url("/status/429?retry_after=3"), server.url("/photo/?n=2")]
+    monkeypatch.setattr(local.LocalEngine, "__init__", impatient(1.5))
+    stats = run(tmp_path, urls, max_requests_per_second_per_host=0.5, processes_count=1, max_shard_retry=0, timeout=1)
     assert stats.successes == 2
-    assert all(gap >= 4.9 for gap in gaps(server.starts()))
+    first, second = gaps(server.starts())
+    assert first > 1.9
+    assert second > 2.9
 
 
 def impatient(seconds: float) -> Callable[[local.LocalEngine, Any], None]:
@@ -511,7 +385,7 @@ def test_twenty_thousand_hosts(server: NastyServer) -> None:
                 yield Item(shard_id=0, index=n, key=str(n), url=server.url("/status/404", name))
 
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began, seen = time.monotonic(), defaultdict(int)
+        began, seen = time.monotonic(), Counter[str]()
         for fetched in fetcher.fetch(items()):
             assert fetched.failure is not None
             seen[fetched.failure.code] += 1
@@ -520,11 +394,6 @@ def test_twenty_thousand_hosts(server: NastyServer) -> None:
         assert len(fetcher.profiles()) == count
         fetcher.close()
     assert seen == {"http_404": count}
-    assert seconds < 90
+    print(f"{count} hosts in {seconds:.1f} s, {grown} KiB more")
+    assert seconds < 180
     assert grown < 100 * 2**10, "KiB"
-
-
-def test_sockets_of_this_file_are_free() -> None:
-    """`LONELY` is an address of this machine."""
-    with socket.socket() as sock:
-        sock.bind((LONELY, 0))

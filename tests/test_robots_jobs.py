@@ -136,21 +136,21 @@ def test_crawl_delay(server: NastyServer, tmp_path: Path) -> None:
     assert run(tmp_path, urls, robots_txt="respect", user_agent_token="bot").successes == 10
     server.clear_robots()
     _, *pictures = server.starts(HOSTS[0])
-    assert min(gaps(pictures)) >= 0.6
+    assert min(gaps(pictures)) > 0.5
     quick = server.starts(HOSTS[1])
-    assert quick[-1] - quick[0] < 1.5
+    assert quick[-1] - quick[0] < 2.5
 
 
 @pytest.mark.parametrize("schedule", ["list", "by_host"])
 def test_crawl_delay_holds_over_all_workers(schedule: str, server: NastyServer, tmp_path: Path) -> None:
     server.clear()
-    server.set_robots(HOSTS[0], body="User-agent: *\nCrawl-delay: 0.2\n")
-    urls = [server.url(f"/photo/?n={n}") for n in range(24)]
+    server.set_robots(HOSTS[0], body="User-agent: *\nCrawl-delay: 0.1\n")
+    urls = [server.url(f"/photo/?n={n}") for n in range(12)]
     more = {"schedule": schedule, "lanes": 4, "number_sample_per_shard": 4, "processes_count": 3}
-    assert run(tmp_path, urls, robots_txt="respect", **more).successes == 24
+    assert run(tmp_path, urls, robots_txt="respect", **more).successes == 12
     server.clear_robots()
     pictures = [entry["time"] for entry in server.log() if entry["target"] != "/robots.txt"]
-    assert most_within(pictures, 2.0) <= 10 + 3, "and the first one of each worker"
+    assert most_within(pictures, 0.5) <= 5 + 3, "and the first one of each worker"
     assert server.robots_count() <= 3
 
 

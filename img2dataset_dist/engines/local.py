@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines.inline import until_error
 from img2dataset_dist.errors import Img2datasetError
+from img2dataset_dist.fetchers.health import NetworkDownError
 from img2dataset_dist.model import Event, Receipt, Shard, ShardFailure
 from img2dataset_dist.shard import ShardJob
 
@@ -124,6 +125,8 @@ class LocalEngine:
                 yield from self._bury(worker, feed, worker.obituary())
                 continue
             worker.seen = time.monotonic()
+            if isinstance(message, NetworkDownError):
+                raise message
             if message == NEXT:
                 self._give(worker, feed)
             else:

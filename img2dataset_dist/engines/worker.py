@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from img2dataset_dist.engines.local import NEXT
+from img2dataset_dist.fetchers.health import NetworkDownError
 from img2dataset_dist.model import Shard
 from img2dataset_dist.pipeline import Pipeline
 
@@ -42,8 +43,11 @@ def main() -> None:
                 return
             yield shard
 
-    for event in Pipeline(job, overlap=overlap).run(shards()):
-        send(event)
+    try:
+        for event in Pipeline(job, overlap=overlap).run(shards()):
+            send(event)
+    except NetworkDownError as error:  # true for all workers of this machine: the driver ends the job
+        send(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads of libraries must not keep a finished worker

@@ -32,7 +32,7 @@ from img2dataset_dist.fetchers.hosts import Gate, Host
 from img2dataset_dist.fetchers.intake import Intake
 from img2dataset_dist.fetchers.limits import Limits
 from img2dataset_dist.fetchers.objects import ObjectReader
-from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, overdue_as, sign_of
+from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, is_stale, overdue_as, sign_of
 from img2dataset_dist.fetchers.profiles import HostProfile
 from img2dataset_dist.fetchers.redirects import HTTP, follow
 from img2dataset_dist.fetchers.resolver import Answer, Resolver
@@ -179,7 +179,7 @@ class CurlFetcher:
         now = self._clock()
         if not self._health.probe(now):
             return
-        self._asked = f"{random.randrange(10**9)}.{self._known}"
+        self._asked = f"{int(1e9 * self._random())}.{self._known}"
         self._resolver.lookup(self._asked)
         held = self._health.one_held()
         if held is not None:
@@ -308,7 +308,7 @@ class CurlFetcher:
 
     def _patience(self) -> float:
         """How long a turn may wait for sockets, in seconds."""
-        if self._ready:
+        if self._ready or not (self._more or self._unfinished()):
             return 0.0
         now = self._clock()
         due = [now + 1.0, self._wire.next_timer(), self._health.next_look()]
@@ -369,6 +369,11 @@ class CurlFetcher:
     def _ended(self, end: End) -> None:
         """One transfer is off the wire, one way or another."""
         transfer = end.transfer
+        if is_stale(end):
+            self._wire.end(transfer)
+            transfer.fresh = True
+            self._send(transfer)
+            return
         failure = end_of(end)
         ours = is_ours(end)
         transfer.facts = facts_of(transfer, self._deadlines.spent(transfer, self._clock()))
@@ -478,5 +483,6 @@ class CurlFetcher:
         if wait is None:
             self._ready.append(Fetched(item=item, facts=transfer.facts, failure=failure))
         else:
+            self._resolver.forget_failure(transfer.url.host)
             transfer.new_try()
             self._waiting.add(self._clock() + wait, transfer)

@@ -50,7 +50,7 @@ class Health(Generic[T]):
         self._patience = patience
         self._notify = notify
         self._seen: dict[str, bool] = {}
-        self._held: list[tuple[float, T]] = []
+        self._held: list[tuple[float, str, T]] = []
         self._suspects: set[str] = set()
         self.resolver = False
         self._down_since: float | None = None
@@ -71,7 +71,7 @@ class Health(Generic[T]):
 
         Hosts that failed so before it turned out that we are not at fault say nothing when they fail again.
         """
-        self._held.append((now, thing))
+        self._held.append((now, host, thing))
         if host in self._suspects:
             return
         self.resolver = resolver
@@ -105,9 +105,9 @@ class Health(Generic[T]):
         self._down_since = None
         if len(self._suspects) > MAX_SUSPECTS:
             self._suspects.clear()
-        self._suspects.update(name for name, ours in self._seen.items() if ours)
+        self._suspects.update(name for _, name, _ in self._held)
         self._seen.clear()
-        again = [thing for _, thing in self._held]
+        again = [thing for _, _, thing in self._held]
         self._held.clear()
         return again
 
@@ -120,8 +120,8 @@ class Health(Generic[T]):
         """
         if self.down or not self._held:
             return []
-        failed = [thing for since, thing in self._held if idle or now - since > HOLD]
-        self._held = [] if idle else [(since, thing) for since, thing in self._held if now - since <= HOLD]
+        failed = [thing for since, _, thing in self._held if idle or now - since > HOLD]
+        self._held = [] if idle else [held for held in self._held if now - held[0] <= HOLD]
         return failed
 
     def probe(self, now: float) -> bool:
@@ -148,7 +148,7 @@ class Health(Generic[T]):
 
     def one_held(self) -> T | None:
         """Something to probe with: what has been held back the longest."""
-        return self._held.pop(0)[1] if self._held else None
+        return self._held.pop(0)[2] if self._held else None
 
     def next_look(self) -> float | None:
         """When to call `probe` or `convicted` again."""

@@ -25,7 +25,7 @@ from img2dataset_dist.errors import BadUrl, ConfigError
 from img2dataset_dist.storage import open_input
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
-HOST_COLUMNS = ("host", "server", "server_name")
+HOST_COLUMNS = ("servername", "host", "server", "server_name")
 """What the first column of an ignore list in csv may be called."""
 
 REFUSED_HEADERS = frozenset({

@@ -112,8 +112,24 @@ def _error_of(number: int, message: str, transfer: Transfer) -> RowError:
         return TotalTimeout("timeout") if transfer.received else ConnectTimeout("timeout while connecting")
     if number == pycurl.E_RECV_ERROR and ("chunk" in message.lower() or "hexadecimal" in message.lower()):
         return ProtocolError("bad chunked encoding")
+    if number == pycurl.E_RECV_ERROR and "response headers" in message.lower():
+        return ProtocolError("headers too large")
     kind, text = _TABLE.get(number, (FetchError, f"libcurl error {number}"))
     return kind(text)
+
+
+def is_stale(end: End) -> bool:
+    """Whether all that failed is a kept connection that the server had closed: a new one will do (RFC 9112, 9.3.1).
+
+    libcurl tries again itself, but not after every such error, and only five times with what may be closed too.
+    """
+    transfer = end.transfer
+    return (
+        end.number in (pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR)
+        and not (transfer.received or transfer.fresh)
+        and transfer.handle is not None
+        and transfer.handle.getinfo(pycurl.NUM_CONNECTS) == 0
+    )
 
 
 def is_ours(end: End) -> bool:
@@ -153,6 +169,8 @@ def facts_of(transfer: Transfer, seconds: float) -> FetchFacts:
     handle = transfer.handle
     assert handle is not None
     name, tcp, tls, asked, first = (float(handle.getinfo(info)) for info in _TIMES)
+    if not handle.getinfo(pycurl.REQUEST_SIZE):
+        asked = 0.0  # for a request that was never sent, libcurl has the time of its end here
     return FetchFacts(
         http_status=transfer.status or None,
         final_url=transfer.url.url,
@@ -163,7 +181,7 @@ def facts_of(transfer: Transfer, seconds: float) -> FetchFacts:
         dns_ms=round(transfer.dns * 1000),
         connect_ms=_ms(tcp - name) if tcp or asked else None,
         tls_ms=_ms(tls - tcp) if asked or tls else None,
-        first_byte_ms=_ms(first - asked) if first else None,
+        first_byte_ms=_ms(first - asked) if first and asked else None,
         x_robots_tag=transfer.x_robots_tag,
         robots_txt=transfer.robots_txt,
     )

@@ -174,9 +174,9 @@ class Resolver:
         return None
 
     def forget_failure(self, host: str) -> None:
-        """Ask for a host again if it had no answer and the fault was ours."""
+        """Ask for a host again the next time if nobody could tell; that it does not exist is kept."""
         known = self._cache.get(host)
-        if known is not None and known[1].ours:
+        if known is not None and not known[1].addresses and known[1] not in _MISSING.values():
             del self._cache[host]
 
     def collect(self) -> list[tuple[str, Answer]]:

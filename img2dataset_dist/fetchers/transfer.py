@@ -38,15 +38,16 @@ class Transfer:
         spent: seconds on the network of this try, in earlier requests of its chain.
         began: when the present request got its slot.
         received: bytes of headers and body of the present response.
+        fresh: it needs a new connection, since a kept one was found closed.
         reserved: bytes of the budget that it holds.
         facts: of the last request that ended.
     """
 
     __slots__ = (
         "addresses", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "facts", "failure", "first",
-        "handle", "host", "item", "length", "location", "paused_at", "proxied", "received", "redirects", "reserved",
-        "retry_after", "robots", "robots_txt", "seen", "spent", "status", "tries", "url", "where", "window_bytes",
-        "window_start",
+        "fresh", "handle", "host", "item", "length", "location", "paused_at", "proxied", "received", "redirects",
+        "reserved", "retry_after", "robots", "robots_txt", "seen", "spent", "status", "tries", "url", "where",
+        "window_bytes", "window_start",
     )  # fmt: skip
 
     def __init__(self, item: Item | None, url: Url) -> None:
@@ -77,7 +78,7 @@ class Transfer:
         self.began = 0.0
         self.received = 0
         self.window_start = self.window_bytes = 0.0
-        self.blocked = self.cut = self.proxied = False
+        self.blocked = self.cut = self.fresh = self.proxied = False
         self.paused_at = 0.0
         self.failure: Failure | None = None
         self.new_response(0)

@@ -98,6 +98,8 @@ class Wire:
         if transfer.addresses and transfer.addresses != (url.host,):  # an IPv6 address is no host to RESOLVE
             where = ",".join(f"[{a}]" if ":" in a else a for a in transfer.addresses)
             handle.setopt(pycurl.RESOLVE, [f"+{url.host}:{url.port}:{where}"])
+        if transfer.fresh:
+            handle.setopt(pycurl.FRESH_CONNECT, 1)
         if extras.headers:
             handle.setopt(pycurl.HTTPHEADER, [f"{n}: {v}" if v else f"{n};" for n, v in extras.headers])
         if extras.proxy:
@@ -116,6 +118,8 @@ class Wire:
         self._multi.remove_handle(handle)
         if transfer.addresses:
             handle.setopt(pycurl.RESOLVE, [])
+        if transfer.fresh:
+            handle.setopt(pycurl.FRESH_CONNECT, 0)
         if transfer.proxied:
             handle.setopt(pycurl.PROXY, "")
         handle.unsetopt(pycurl.HTTPHEADER)

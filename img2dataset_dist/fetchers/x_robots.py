@@ -1,8 +1,8 @@
 """X-Robots-Tag: may this response be used?
 
 `directive, directive` binds everybody, `agent: directive, directive` only the named agent. One header may hold several
-groups (`googlebot: noindex, otherbot: noai`), and a response several headers. Source: the specification that search
-engines publish for the header; `noai` and `noimageai` are DeviantArt's additions.
+groups (`googlebot: noindex, otherbot: noai`), and a response several headers. `none` stands for `noindex, nofollow`.
+Source: the specification that search engines publish for the header; `noai` and `noimageai` are DeviantArt's additions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def is_disallowed(headers: Iterable[str], agents: Collection[str], directives: C
         directives: what counts as a refusal, lower case.
     """
     return any(
-        directive in directives and (agent is None or agent in agents)
+        (directive in directives or (directive == "none" and "noindex" in directives))
+        and (agent is None or agent in agents)
         for header in headers
         for agent, directive in _groups(header)
     )

@@ -40,7 +40,7 @@ class Description(NamedTuple):
 
 _FAILED = "the row failed"
 _UNSIZED = "the row failed, or `disable_all_reencoding` kept bytes that are no image"
-_NOT_ASKED = "the row never came to a request (`bad_row`, `bad_url`)"
+_NOT_ASKED = "the row never came to a request (bad rows and URLs, hosts that must not be asked or are down)"
 _NO_CONNECTION = "no connection came about"
 _NO_ANSWER = "no answer came"
 _HASH = Description("Hex digest of the bytes as they came, before any re-encoding.", _FAILED)

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from support.cases import CASES, MAX_BODY, SHORT, TRANSIENT, Case
 from support.fetching import SUCCESS, code, fetch
-from support.listener import BEHAVIOURS
 from support.nginx import NginxH2
-from support.server import NastyServer
+from support.server import BEHAVIOURS, NastyServer
 
 from img2dataset_dist.errors import ROW_ERRORS
 from img2dataset_dist.fetchers import curl, wire

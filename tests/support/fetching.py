@@ -1,9 +1,9 @@
 """The fetcher as a function, and servers of a few lines for what the nasty one does not do.
 
-    fetch([url, ...], timeout=2)        outcomes in the order of the URLs; rows are conserved
-    code(fetched)                       its error code, or "success"
-    with Raw(drip) as url: ...          each connection is handed to a function
-    with full_backlog() as url: ...     a port that drops every SYN
+fetch([url, ...], timeout=2)        outcomes in the order of the URLs; rows are conserved
+code(fetched)                       its error code, or "success"
+with Raw(drip) as url: ...          each connection is handed to a function
+with full_backlog() as url: ...     a port that drops every SYN
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from img2dataset_dist.config import FetchConfig
@@ -23,7 +23,7 @@ from img2dataset_dist.model import Fetched, Item
 SUCCESS = "success"
 
 
-def items(urls: list[str | None]) -> Iterator[Item]:
+def items(urls: Sequence[str | None]) -> Iterator[Item]:
     for index, url in enumerate(urls):
         yield Item(shard_id=0, index=index, key=f"{index:04d}", url=url)
 
@@ -34,7 +34,7 @@ def fetcher(context: FetchContext | None = None, **options: Any) -> CurlFetcher:
     return CurlFetcher(FetchConfig(**config), context)
 
 
-def fetch(urls: list[str | None], context: FetchContext | None = None, **options: Any) -> list[Fetched]:
+def fetch(urls: Sequence[str | None], context: FetchContext | None = None, **options: Any) -> list[Fetched]:
     """Outcomes in the order of `urls`."""
     with contextlib.closing(fetcher(context, **options)) as running:
         found = list(running.fetch(items(urls)))
@@ -44,7 +44,7 @@ def fetch(urls: list[str | None], context: FetchContext | None = None, **options
     return sorted(found, key=lambda f: f.item.index)
 
 
-def timed(urls: list[str | None], **options: Any) -> tuple[list[str], float]:
+def timed(urls: Sequence[str | None], **options: Any) -> tuple[list[str], float]:
     """Codes in the order of `urls`, and the seconds that all of it took."""
     began = time.monotonic()
     found = fetch(urls, **options)

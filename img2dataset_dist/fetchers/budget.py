@@ -27,6 +27,10 @@ class Budget:
         """Whether no more transfers should start for now."""
         return self.used >= self._size or self.waiting >= self._rows
 
+    def has(self, size: int) -> bool:
+        """Whether so many bytes are free, or all are."""
+        return not self.used or self.used + size <= self._size
+
     def take(self, size: int, *, force: bool = False) -> bool:
         """Take so many bytes if they are there, or if nobody else has any, or by `force`; else take nothing."""
         with self._lock:

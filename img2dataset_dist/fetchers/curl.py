@@ -20,7 +20,6 @@ from img2dataset_dist.errors import (
     DnsError,
     HostDown,
     IgnoredHost,
-    RobotsDisallowed,
     RowError,
 )
 from img2dataset_dist.fetchers import FetchContext
@@ -33,11 +32,12 @@ from img2dataset_dist.fetchers.intake import Intake
 from img2dataset_dist.fetchers.limits import Limits
 from img2dataset_dist.fetchers.objects import ObjectReader
 from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, is_stale, overdue_as, sign_of
+from img2dataset_dist.fetchers.permission import Permission
 from img2dataset_dist.fetchers.profiles import HostProfile
 from img2dataset_dist.fetchers.redirects import HTTP, follow
 from img2dataset_dist.fetchers.resolver import Answer, Resolver
 from img2dataset_dist.fetchers.retry import RetryPolicy, Waiting, parse_retry_after
-from img2dataset_dist.fetchers.robots import MAX_REDIRECTS, RobotsCache, robots_url
+from img2dataset_dist.fetchers.robots import MAX_REDIRECTS
 from img2dataset_dist.fetchers.slots import FileSlots
 from img2dataset_dist.fetchers.transfer import REDIRECTS, Transfer, Where
 from img2dataset_dist.fetchers.wire import AGENT, End, Extras, Wire
@@ -49,11 +49,16 @@ AGENT_NAMES = (AGENT, "img2dataset")
 ANSWERS = ("connect", "dns", "reset", "tls", "protocol")
 """Failures that somebody out there had to tell us, so that our own network is up; unless they are `ours`."""
 
+DOWN = Failure.of(HostDown("the host does not answer"))
+
 LOOKAHEAD = 10_000
 """Rows that may wait for their hosts before no more are read from the list."""
 
 LONG_NAME = 200
 """Characters of a host name that leave no room for another label."""
+
+UNLUCKY = 5
+"""How often a row is fetched again that failed after we had made its server wait; that counts as no try."""
 
 POLL = 0.02
 """Seconds after which a list that had nothing to give is asked again."""
@@ -78,8 +83,7 @@ class CurlFetcher:
         self._policy = RetryPolicy(retries=config.retries, backoff=config.retry_backoff, max_wait=config.retry_max_wait)
         self._deadlines = Deadlines.of(config)
         names = (*((config.user_agent_token.lower(),) if config.user_agent_token else ()), *AGENT_NAMES)
-        self._robots = RobotsCache(names, clock=clock) if config.robots_txt == "respect" else None
-        self._robots_wait: dict[str, list[Transfer]] = {}
+        self._robots = Permission(names, clock) if config.robots_txt == "respect" else None
         self._slots = FileSlots(context.slots) if context.slots else None
         self._limits = Limits(config, context)
         self._gate: Gate[Transfer] = Gate(self._limits.of, self._slots)
@@ -138,7 +142,7 @@ class CurlFetcher:
 
     def _unfinished(self) -> bool:
         return bool(
-            self._under_way or len(self._gate) or self._waiting or self._ready or self._robots_wait or self._health
+            self._under_way or len(self._gate) or self._waiting or self._ready or self._robots or self._health
         )
 
     def _fill(self, items: Iterator[Item | None]) -> None:
@@ -146,9 +150,13 @@ class CurlFetcher:
         if self._health.down:
             self._probe(items)
             return
-        while len(self._under_way) < self._config.thread_count and not self._budget.full:
-            if not self._start_one(items):
-                return
+        while self._has_room() and self._start_one(items):
+            pass
+
+    def _has_room(self) -> bool:
+        """Whether one more request may be under way: there is a slot, and there will be room for its body."""
+        under_way = len(self._under_way)
+        return under_way < self._config.thread_count and not self._budget.full and self._intake.has_room(under_way)
 
     def _start_one(self, items: Iterator[Item | None]) -> bool:
         """Start a request, or come nearer to it. Returns whether there may be more to do."""
@@ -191,12 +199,14 @@ class CurlFetcher:
     def _fetch_again(self, transfer: Transfer, *, first: bool = False) -> None:
         """What failed while the network was down is tried anew, as if nothing had happened."""
         self._resolver.forget_failure(transfer.url.host)
+        self._budget.give(transfer.reserved)
+        transfer.reserved = 0
         transfer.attempts -= 1
         transfer.new_try()
         self._park(transfer, first=first)
 
     def _parked(self) -> int:
-        return len(self._gate) + len(self._health) + sum(map(len, self._robots_wait.values()))
+        return len(self._gate) + len(self._health) + len(self._robots or ())
 
     def _admit(self, item: Item) -> None:
         """A new row: to its host, or to its failure straight away."""
@@ -213,38 +223,25 @@ class CurlFetcher:
     def _park(self, transfer: Transfer, *, first: bool = False) -> None:
         """Let a transfer wait for its host, if it may be asked at all."""
         host = transfer.url.host
-        error: RowError | None = None
+        failure: Failure | None = None
         if self._context.table.rule(host).ignore:
-            error = IgnoredHost("the host is on the ignore list")
+            failure = Failure.of(IgnoredHost("the host is on the ignore list"))
         elif transfer.item is not None and self._robots is not None and transfer.url.scheme in HTTP:
-            if not self._robots_known(transfer):
+            verdict = self._robots.verdict(transfer)
+            if verdict is None:
+                file = self._robots.wait(transfer)
+                if file is not None:
+                    self._park(file, first=True)
                 return
-            if transfer.robots_txt in ("disallowed", "unreachable"):
-                error = RobotsDisallowed(f"robots.txt: {transfer.robots_txt}")
-        if error is None and self._gate.refuses(host, self._clock()):
-            error = HostDown("the host does not answer")
-        if error is None:
+            if verdict.crawl_delay:
+                self._gate.limit(host, self._limits.share(host, 1 / verdict.crawl_delay))
+            failure = self._robots.refusal(transfer)
+        if failure is None and self._gate.refuses(host, self._clock()):
+            failure = DOWN
+        if failure is None:
             self._gate.park(host, transfer, first=first)
         else:
-            self._refuse(transfer, error)
-
-    def _robots_known(self, transfer: Transfer) -> bool:
-        """Whether robots.txt has been read for the URL; if not, the transfer waits until it was."""
-        assert self._robots is not None
-        url = transfer.url
-        verdict = self._robots.verdict(url.url)
-        if verdict is not None:
-            transfer.robots_txt = verdict.state
-            if verdict.crawl_delay:
-                self._gate.limit(url.host, self._limits.share(url.host, 1 / verdict.crawl_delay))
-            return True
-        waiting = self._robots_wait.get(url.origin)
-        if waiting is None:
-            self._robots_wait[url.origin] = [transfer]
-            self._park(Transfer(None, urls.parse(robots_url(url.origin))), first=True)
-        else:
-            waiting.append(transfer)
-        return False
+            self._refuse(transfer, failure)
 
     def _begin(self, host: Host[Transfer], transfer: Transfer, now: float) -> None:
         """A transfer has its slot: find the address, then send the request."""
@@ -369,7 +366,7 @@ class CurlFetcher:
     def _ended(self, end: End) -> None:
         """One transfer is off the wire, one way or another."""
         transfer = end.transfer
-        if is_stale(end):
+        if is_stale(end, self._clock() - transfer.began):
             self._wire.end(transfer)
             transfer.fresh = True
             self._send(transfer)
@@ -398,8 +395,7 @@ class CurlFetcher:
         """A request is over: give its slot back and decide what comes next."""
         now = self._clock()
         del self._under_way[transfer]
-        if transfer.where is Where.PAUSED:
-            self._intake.paused.remove(transfer)
+        self._intake.ended(transfer)
         host = transfer.host
         assert host is not None
         transfer.host = None
@@ -416,7 +412,7 @@ class CurlFetcher:
             retry_after=min(retry_after, self._config.retry_max_wait),
         )
         for other in refused:
-            self._refuse(other, HostDown("the host does not answer"))
+            self._refuse(other, DOWN)
         if transfer.status or (failure is not None and failure.code in ANSWERS and not ours):
             for other in self._health.answered(host.name, now, resolved=transfer.dns > 0):
                 self._fetch_again(other)
@@ -428,6 +424,9 @@ class CurlFetcher:
             self._health.hold(transfer, host.name, now, resolver=transfer.where is Where.RESOLVING)
         elif transfer.item is None:
             self._robots_came(transfer)
+        elif transfer.was_paused and transfer.unlucky < UNLUCKY and transfer.failure and transfer.failure.transient:
+            transfer.unlucky += 1
+            self._fetch_again(transfer)
         else:
             self._conclude(transfer)
 
@@ -450,13 +449,12 @@ class CurlFetcher:
     def _robots_came(self, transfer: Transfer) -> None:
         """A robots.txt is there, or will not be: those who wait for it go on."""
         assert self._robots is not None
-        self._robots.store(transfer.first.origin, transfer.status or None, bytes(transfer.body))
-        for waiting in self._robots_wait.pop(transfer.first.origin, ()):
+        for waiting in self._robots.came(transfer):
             self._park(waiting)
 
-    def _refuse(self, transfer: Transfer, error: RowError) -> None:
+    def _refuse(self, transfer: Transfer, failure: Failure) -> None:
         """A request that must not be made now."""
-        transfer.failure = Failure.of(error)
+        transfer.failure = failure
         transfer.status, transfer.retry_after = 0, None
         if transfer.item is None:
             self._robots_came(transfer)
@@ -468,12 +466,11 @@ class CurlFetcher:
         """The try is over: its body, another try later, or its failure."""
         item, failure = transfer.item, transfer.failure
         assert item is not None
-        size = 0 if failure else len(transfer.body)
-        self._budget.give(transfer.reserved - size)
+        body = b"" if failure else bytes(transfer.body)
+        transfer.body = bytearray()
+        self._budget.give(transfer.reserved - len(body))
         transfer.reserved = 0
         if failure is None:
-            body = bytes(transfer.body)
-            transfer.body = bytearray()
             self._ready.append(Fetched(item=item, facts=transfer.facts, body=body))
             return
         transfer.tries += 1

@@ -70,7 +70,7 @@ class Deadlines:
                     return ConnectTimeout("timeout while connecting")
             elif now - transfer.began - asked > self.first_byte or (over and self._names_first_byte(transfer)):
                 return FirstByteTimeout("no answer in time")
-        elif self.least and self._too_slow(transfer, now):
+        elif not over and self.least and self._too_slow(transfer, now):
             return IdleTimeout("too slow")
         return TotalTimeout("timeout") if over else None
 

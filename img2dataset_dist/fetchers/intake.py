@@ -25,6 +25,9 @@ ERROR_BODY = 256 * 2**10
 STEP = 256 * 2**10
 """Bytes that a body of unknown length reserves at first; the wire brings no more than this at once."""
 
+FIRST_GUESS = 4.0 * 2**20
+"""Bytes that a body is expected to have before one has come."""
+
 
 class Intake:
     """See `wire.Receiver`.
@@ -45,6 +48,25 @@ class Intake:
         self._budget = budget
         self._clock = clock
         self.paused: deque[Transfer] = deque()
+        self._holders: set[Transfer] = set()
+        self._expected = FIRST_GUESS
+
+    def has_room(self, under_way: int) -> bool:
+        """Whether one more request may start: bodies that have not begun to come are expected to be as others were.
+
+        A server that has sent its headers and then is made to wait for long gives up, so none is asked too early.
+        """
+        to_come = under_way - len(self._holders)
+        return not under_way or (not self.paused and self._budget.has(round((to_come + 1) * self._expected)))
+
+    def ended(self, transfer: Transfer) -> None:
+        """A request is over; what its body has reserved stays so for the next stage."""
+        if transfer.where is Where.PAUSED:
+            self.paused.remove(transfer)
+        self._holders.discard(transfer)
+        if transfer.good and transfer.item is not None:
+            size = max(len(transfer.body), transfer.reserved)
+            self._expected += (size - self._expected) / (10 if size < self._expected else 2)
 
     def on_header(self, transfer: Transfer, line: bytes) -> int | None:
         """See `wire.Receiver.on_header`."""
@@ -98,6 +120,7 @@ class Intake:
     def _pause(self, transfer: Transfer) -> None:
         """Let it wait behind the others; before them when it has room already, or all of them would grow at once."""
         transfer.where = Where.PAUSED
+        transfer.was_paused = True
         transfer.paused_at = self._clock()
         if transfer.reserved:
             self.paused.appendleft(transfer)
@@ -127,4 +150,5 @@ class Intake:
         if not self._budget.take(wanted - transfer.reserved, force=force):
             return False
         transfer.reserved = wanted
+        self._holders.add(transfer)
         return True

@@ -26,7 +26,7 @@ from img2dataset_dist.errors import (
 from img2dataset_dist.fetchers.health import NO_ROUTE
 from img2dataset_dist.fetchers.hosts import Sign
 from img2dataset_dist.fetchers.transfer import REDIRECTS, Transfer
-from img2dataset_dist.fetchers.wire import End
+from img2dataset_dist.fetchers.wire import STALE_SECONDS, End
 from img2dataset_dist.model import Failure, FetchFacts
 
 BLOCKED = "the address is not of the open Internet; allow_private_addresses=True allows it"
@@ -51,6 +51,7 @@ _TABLE: dict[int, tuple[type[RowError], str]] = {
     pycurl.E_COULDNT_RESOLVE_PROXY: (DnsError, "could not resolve proxy"),
     pycurl.E_COULDNT_CONNECT: (ConnectError, "could not connect"),
     pycurl.E_GOT_NOTHING: (Reset, "connection closed without an answer"),
+    pycurl.E_ABORTED_BY_CALLBACK: (Reset, "connection closed without an answer"),
     pycurl.E_SEND_ERROR: (Reset, "connection reset"),
     pycurl.E_RECV_ERROR: (Reset, "connection reset"),
     _E_HTTP2_STREAM: (Reset, "HTTP/2 stream reset"),
@@ -118,18 +119,18 @@ def _error_of(number: int, message: str, transfer: Transfer) -> RowError:
     return kind(text)
 
 
-def is_stale(end: End) -> bool:
+def is_stale(end: End, seconds: float) -> bool:
     """Whether all that failed is a kept connection that the server had closed: a new one will do (RFC 9112, 9.3.1).
 
-    libcurl tries again itself, but not after every such error, and only five times with what may be closed too.
+    Libcurl tries again itself after some such errors, and is let do so once (`Wire.may_ask`).
     """
     transfer = end.transfer
-    return (
-        end.number in (pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR)
-        and not (transfer.received or transfer.fresh)
-        and transfer.handle is not None
-        and transfer.handle.getinfo(pycurl.NUM_CONNECTS) == 0
-    )
+    if transfer.received or transfer.fresh or transfer.handle is None or seconds > STALE_SECONDS:
+        return False
+    if end.number == pycurl.E_ABORTED_BY_CALLBACK:
+        return True
+    kept = transfer.handle.getinfo(pycurl.NUM_CONNECTS) == 0
+    return kept and end.number in (pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR)
 
 
 def is_ours(end: End) -> bool:

@@ -37,17 +37,19 @@ class Transfer:
         attempts: tries that came to a request; `tries` counts those that were refused too.
         spent: seconds on the network of this try, in earlier requests of its chain.
         began: when the present request got its slot.
+        asks: how often the request was sent; twice when a kept connection was found closed.
         received: bytes of headers and body of the present response.
         fresh: it needs a new connection, since a kept one was found closed.
+        was_paused: we made it wait, so that its server may have lost patience; `unlucky` counts what that cost.
         reserved: bytes of the budget that it holds.
         facts: of the last request that ended.
     """
 
     __slots__ = (
-        "addresses", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "facts", "failure", "first",
-        "fresh", "handle", "host", "item", "length", "location", "paused_at", "proxied", "received", "redirects",
-        "reserved", "retry_after", "robots", "robots_txt", "seen", "spent", "status", "tries", "url", "where",
-        "window_bytes", "window_start",
+        "addresses", "asks", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "facts", "failure",
+        "first", "fresh", "handle", "host", "item", "length", "location", "paused_at", "proxied", "received",
+        "redirects", "reserved", "retry_after", "robots", "robots_txt", "seen", "spent", "status", "tries", "unlucky",
+        "url", "was_paused", "where", "window_bytes", "window_start",
     )  # fmt: skip
 
     def __init__(self, item: Item | None, url: Url) -> None:
@@ -55,6 +57,7 @@ class Transfer:
         self.first = url
         self.attempts = 0
         self.tries = 0
+        self.unlucky = 0
         self.reserved = 0
         self.facts = FetchFacts()
         self.robots_txt: str | None = None
@@ -78,7 +81,8 @@ class Transfer:
         self.began = 0.0
         self.received = 0
         self.window_start = self.window_bytes = 0.0
-        self.blocked = self.cut = self.fresh = self.proxied = False
+        self.asks = 0
+        self.blocked = self.cut = self.fresh = self.proxied = self.was_paused = False
         self.paused_at = 0.0
         self.failure: Failure | None = None
         self.new_response(0)

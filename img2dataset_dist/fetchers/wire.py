@@ -26,6 +26,9 @@ from img2dataset_dist.fetchers.transfer import Transfer
 
 AGENT = "img2dataset-dist"
 
+STALE_SECONDS = 0.5
+"""Within this time of its request a kept connection turns out to be closed, or it was not."""
+
 IDLE_SECONDS = 60
 """Connections that were not used for so long are not used again; servers tend to have closed them."""
 
@@ -94,6 +97,7 @@ class Wire:
         handle.setopt(pycurl.URL, url.url)
         handle.setopt(pycurl.WRITEFUNCTION, partial(self._receiver.on_body, transfer))
         handle.setopt(pycurl.HEADERFUNCTION, partial(self._receiver.on_header, transfer))
+        handle.setopt(pycurl.PREREQFUNCTION, lambda *_: self._may_ask(transfer))
         handle.setopt(pycurl.OPENSOCKETFUNCTION, lambda _purpose, address: self._open_socket(transfer, address))
         if transfer.addresses and transfer.addresses != (url.host,):  # an IPv6 address is no host to RESOLVE
             where = ",".join(f"[{a}]" if ":" in a else a for a in transfer.addresses)
@@ -174,6 +178,18 @@ class Wire:
             self._given.close()
         self._waker.close()
         self._woken.close()
+
+    def _may_ask(self, transfer: Transfer) -> Any:
+        """Libcurl is about to send the request, again when a kept connection failed it.
+
+        Once more is fine where it was closed already, and then on a new one; later the server had the request, and
+        whether it gets it again is for the gate to say.
+        """
+        late = self._clock() - transfer.began > STALE_SECONDS
+        if transfer.asks and (late or transfer.asks > 1 + transfer.fresh):
+            return pycurl.PREREQFUNC_ABORT
+        transfer.asks += 1
+        return pycurl.PREREQFUNC_OK
 
     def _open_socket(self, transfer: Transfer, address: Any) -> Any:
         """The last word on where a connection goes: nothing can come between this address and the socket."""

@@ -45,9 +45,12 @@ def results(
     https_server.clear_robots()
     name = request.param
     with NginxH2(photo_folder, upstream=server) as front, ThreadPoolExecutor(AT_ONCE) as pool:
-        base: NastyServer | NginxH2 = {"http": server, "https": https_server, "h2": front}[name]
+        bases: dict[str, NastyServer | NginxH2] = {"http": server, "https": https_server, "h2": front}
         late_first = sorted(CASES, key=lambda case: case.timeout)
-        yield name, {c: pool.submit(run, c, base.url(c.url_path(f"{name}-{n}"))) for n, c in enumerate(late_first)}
+        yield (
+            name,
+            {c: pool.submit(run, c, bases[name].url(c.url_path(f"{name}-{n}"))) for n, c in enumerate(late_first)},
+        )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.path + "".join(f" {name}" for name in case.options))

@@ -27,7 +27,6 @@ PHOTO = "photo_00001.jpg"
         ("/chunked-cut", "truncated"),
         ("/reset-body", "reset"),
         ("/hang", "timeout_first_byte"),
-        ("/slow-first-byte?s=9", "timeout_total"),
         ("/redirect/2/status/503", "http_503"),
     ],
 )

@@ -58,10 +58,11 @@ def job(tmp_path: Path, urls: list[str], **more: Any) -> dict[str, Any]:
 
 
 def rows(tmp_path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
+    found: list[dict[str, Any]] = pq.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
+    return found
 
 
-class SlowStore(AbstractFileSystem):
+class SlowStore(AbstractFileSystem):  # type: ignore[misc]
     """A store that hangs in one of its calls, whichever the bucket is called after, until the test is over."""
 
     protocol = "slow"

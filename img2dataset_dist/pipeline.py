@@ -78,6 +78,7 @@ class Pipeline:
             rates=job.rates,
             workers=job.workers,
             slots=job.slots,
+            neighbours=job.neighbours,
             by_host=job.config.input.schedule == "by_host",
             spread=self._spread,
             budget=self._budget,

@@ -37,8 +37,10 @@ class ShardJob:
     Attributes:
         hosts: rules by host.
         rates: requests per second of the whole job to begin with, by host; from an earlier run.
-        workers: how many processes work at the same time; set by the engine. They divide what a host may be asked.
-        slots: a file by which those on one machine share the connections of a host; None for a single worker.
+        workers: how many work at the same time and share nothing; set by the engine. They divide what a host may be
+            asked.
+        slots: a file by which the processes of one machine share hosts; None for a single one.
+        neighbours: how many of those there are.
     """
 
     config: JobConfig
@@ -49,6 +51,7 @@ class ShardJob:
     rates: Mapping[str, float] = field(default_factory=dict)
     workers: int = 1
     slots: str | None = None
+    neighbours: int = 1
 
     def shard_name(self, shard_id: int) -> str:
         """The number that a shard's files are named by."""

@@ -74,11 +74,11 @@ def gaps(times: list[float]) -> list[float]:
 
 
 def check_rate(server: NastyServer, host: str, rate: float, workers: int = WORKERS) -> None:
-    """In no window were there more requests than the rate allows, and the first one of each worker."""
+    """In no window were there more requests than the rate allows, whoever made them."""
     starts = server.starts(host)
-    for seconds in (1.0, 3.0):
-        assert most_within(starts, seconds) <= rate * seconds + workers, (host, seconds)
-    assert starts[-1] - starts[0] >= (len(starts) - 2 * workers) / rate, "over the whole job, too"
+    for seconds in (1.0, 3.0):  # one at the beginning of the window, one that came late
+        assert most_within(starts, seconds) <= rate * seconds + 2, (host, seconds)
+    assert starts[-1] - starts[0] >= (len(starts) - 2) / rate, "over the whole job, too"
 
 
 # caps
@@ -94,6 +94,7 @@ def test_connections_hold_over_all_workers(workers: int, cap: int, server: Nasty
     stats = run(tmp_path, urls, number_sample_per_shard=8, max_connections_per_host=cap, **more)
     assert stats.successes == 64
     assert server.peak() == dict.fromkeys(HOSTS, cap)
+    assert max(server.peak_connections().values()) <= cap, "idle ones count, too"
 
 
 def test_the_rate_holds_over_all_workers(server: NastyServer, tmp_path: Path) -> None:

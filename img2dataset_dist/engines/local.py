@@ -97,7 +97,7 @@ class LocalEngine:
         feed = Feed(until_error(shards, late))
         slots, path = tempfile.mkstemp(prefix="img2dataset-", suffix=".slots")
         os.close(slots)
-        job = replace(job, workers=self._processes, slots=path if self._processes > 1 else None)
+        job = replace(job, neighbours=self._processes, slots=path if self._processes > 1 else None)
         try:
             while self._workers or feed.has(1):
                 while len(self._workers) < self._processes and feed.has(self._yet_to_ask() + 1):

@@ -31,8 +31,9 @@ class FetchContext:
     Attributes:
         table: rules by host.
         rates: where to begin with a host, in requests per second of the whole job; from an earlier run.
-        workers: how many of us there are; each takes its part of the rate of a host.
-        slots: a file by which the workers of this machine share the connections of a host; None when alone.
+        workers: how many of us there are that share nothing; each takes its part of what a host may be asked.
+        slots: a file by which the workers of this machine share hosts; None when alone.
+        neighbours: how many of them there are.
         by_host: a host is in one lane, so that its whole rate is ours, but for those in `spread`.
         spread: host to the number of lanes that it is in; may grow while the fetcher runs.
         budget: bytes in memory. A body's are taken from it, and given back by whoever gets the body. None: unlimited.
@@ -43,6 +44,7 @@ class FetchContext:
     rates: Mapping[str, float] = field(default_factory=dict)
     workers: int = 1
     slots: str | None = None
+    neighbours: int = 1
     by_host: bool = False
     spread: dict[str, int] = field(default_factory=dict)
     budget: Budget | None = None

@@ -86,7 +86,7 @@ class CurlFetcher:
         self._robots = Permission(names, clock) if config.robots_txt == "respect" else None
         self._slots = FileSlots(context.slots) if context.slots else None
         self._limits = Limits(config, context)
-        self._gate: Gate[Transfer] = Gate(self._limits.of, self._slots)
+        self._gate: Gate[Transfer] = Gate(self._limits.of, self._slots, neighbours=context.neighbours)
         self._budget = context.budget or Budget(size=2**62, rows=2**62)
         self._health: Health[Transfer] = Health(patience=config.network_patience, notify=context.notify)
         self._intake = Intake(config, names, self._budget, clock)
@@ -299,7 +299,8 @@ class CurlFetcher:
     def _send(self, transfer: Transfer) -> None:
         transfer.where = Where.ON_THE_WIRE
         rule = self._context.table.rule(transfer.url.host)
-        self._wire.start(transfer, Extras(rule.headers, rule.proxy))
+        assert transfer.host is not None
+        self._wire.start(transfer, Extras(rule.headers, rule.proxy, self._gate.may_keep(transfer.host)))
 
     # what has ended
 

@@ -48,13 +48,22 @@ class HostLimits:
 
 
 class Slots(Protocol):
-    """Slots of a host that all workers of a machine share."""
+    """What all workers of a machine share: the connections of a host as slots, and its turns. Times as in `Gate`."""
 
     def acquire(self, host: str, limit: int) -> int | None:
         """One of `limit` slots of the host, by number; None while others have them all."""
 
     def release(self, host: str, slot: int) -> None:
         """Give a slot back."""
+
+    def free_at(self, host: str) -> float:
+        """When the host may be asked again, by whomever."""
+
+    def turn(self, host: str, now: float, seconds: float) -> float:
+        """Take the turn if the host is free, and let it be free again after so many seconds. Returns `free_at`."""
+
+    def pause(self, host: str, until: float) -> None:
+        """Nobody asks the host before that time."""
 
 
 MIN_RATE = 0.1
@@ -118,11 +127,6 @@ class Host(Generic[T]):
     seconds: float = 0.0
     answered: int = 0
 
-    @property
-    def room(self) -> bool:
-        """Whether one more transfer may be under way: a single one while the host is down, the probe."""
-        return self.active < (1 if self.pauses else self.limits.connections)
-
 
 class Gate(Generic[T]):
     """Not thread-safe: it lives in the fetch thread.
@@ -130,11 +134,15 @@ class Gate(Generic[T]):
     Args:
         limits: what may be done to a host, asked once per host.
         slots: shared with the other workers of this machine; None when there are no others.
+        neighbours: how many workers share them, this one included.
     """
 
-    def __init__(self, limits: Callable[[str], HostLimits], slots: Slots | None = None) -> None:
+    def __init__(
+        self, limits: Callable[[str], HostLimits], slots: Slots | None = None, *, neighbours: int = 1
+    ) -> None:
         self._limits = limits
         self._slots = slots
+        self._neighbours = neighbours
         self.hosts: dict[str, Host[T]] = {}
         self._ready: list[dict[Host[T], None]] = [{}]
         self._later: list[tuple[float, int, Host[T]]] = []
@@ -167,10 +175,9 @@ class Gate(Generic[T]):
             while bucket:
                 host = next(iter(bucket))
                 self._unfile(host)
-                if host.next_start > now:
-                    self._sleep(host, host.next_start)
-                elif self._slots and not self._claim(host):
-                    self._sleep(host, now + SLOT_POLL)
+                due = max(host.next_start, self._shared(host, now) if self._slots else 0.0)
+                if due > now:
+                    self._sleep(host, due)
                 else:
                     return host, self._start(host, now)
         return None
@@ -218,8 +225,7 @@ class Gate(Generic[T]):
             What waited for the host and must fail now, since it went down.
         """
         host.active -= 1
-        if self._slots and host.slots:
-            self._slots.release(host.name, host.slots.pop())
+        self._trim(host)
         host.successes += good is True
         host.errors += good is False and sign is not Sign.NOTHING
         refused: list[T] = []
@@ -244,6 +250,13 @@ class Gate(Generic[T]):
             return False
         return now < host.down_until or bool(host.active or host.queue)
 
+    def may_keep(self, host: Host[T]) -> bool:
+        """Whether the connection of the transfer that was taken last may stay open after it.
+
+        Ours alone may: idle ones count at a server as any other, and those in slots are others' in a moment.
+        """
+        return host.active <= self._own(host)
+
     def limit(self, name: str, rate: float) -> None:
         """The host asked for no more than `rate` requests per second (robots.txt)."""
         host = self._host(name)
@@ -267,20 +280,46 @@ class Gate(Generic[T]):
     def _forget(self) -> None:
         """Drop half of the hosts, those with nothing under way and the fewest requests."""
         idle = sorted(
-            (host for host in self.hosts.values() if not host.active and not host.queue and not host.sleeping),
+            (h for h in self.hosts.values() if not (h.active or h.queue or h.sleeping)),
             key=lambda host: host.requests,
         )
         for host in idle[: MAX_HOSTS // 2]:
             del self.hosts[host.name]
 
-    def _claim(self, host: Host[T]) -> bool:
-        """Get one of the slots that all workers share."""
+    def _shared(self, host: Host[T], now: float) -> float:
+        """When we may ask the host as far as the other workers go; if now, its slot and its turn are ours."""
         assert self._slots is not None
-        slot = self._slots.acquire(host.name, host.limits.connections)
-        if slot is None:
-            return False
-        host.slots = [*(host.slots or ()), slot]
-        return True
+        free = self._slots.free_at(host.name)
+        if max(free, host.next_start) > now:
+            return free
+        if host.active - self._own(host) >= len(host.slots or ()):
+            common = host.limits.connections - self._neighbours * self._own(host)
+            slot = self._slots.acquire(host.name, common) if common else None
+            if slot is None:
+                return now + SLOT_POLL
+            host.slots = [*(host.slots or ()), slot]
+        if math.isinf(host.rate):
+            return 0.0
+        free = self._slots.turn(host.name, now, 1 / host.rate)
+        if free > now:
+            self._trim(host)
+        return free
+
+    def _room(self, host: Host[T]) -> bool:
+        """Whether one more transfer may be under way: a single one while the host is down, the probe."""
+        if host.pauses:
+            return not host.active
+        own = self._own(host)
+        return host.active < (own if own * self._neighbours == host.limits.connections else host.limits.connections)
+
+    def _own(self, host: Host[T]) -> int:
+        """Connections that are ours alone: an equal part. What is left over is common, in slots."""
+        return host.limits.connections // self._neighbours
+
+    def _trim(self, host: Host[T]) -> None:
+        """Give slots back that are not needed."""
+        while self._slots and host.slots and len(host.slots) > max(0, host.active - self._own(host)):
+            self._slots.release(host.name, host.slots.pop())
 
     def _was_silent(self, host: Host[T], now: float, began: float) -> list[T]:
         """No answer. Many of them, over more than one burst, and the host counts as down."""
@@ -319,6 +358,8 @@ class Gate(Generic[T]):
             return
         if retry_after:
             host.next_start = max(host.next_start, now + retry_after)
+            if self._slots:
+                self._slots.pause(host.name, host.next_start)
         if began < host.slowed_at:
             return
         host.slowed_at = now
@@ -335,14 +376,13 @@ class Gate(Generic[T]):
         if math.isinf(host.limits.rate) and host.rate > 4 * self._measured(host, now) and host.rate > 100:  # noqa: PLR2004
             host.rate = host.limits.rate  # the limit has not held anything back for long
 
-    @staticmethod
-    def _measured(host: Host[T], now: float) -> float:
-        """Requests per second that were really made of late."""
-        return host.recent / max(now - host.recent_since, 0.01)
+    def _measured(self, host: Host[T], now: float) -> float:
+        """Requests per second that were really made of late, if our neighbours do as we do."""
+        return self._neighbours * host.recent / max(now - host.recent_since, 0.01)
 
     def _file(self, host: Host[T], now: float) -> None:
         """Put a host where `take` finds it, if it may start something now or later."""
-        if host.bucket >= 0 or not host.queue or not host.room:
+        if host.bucket >= 0 or not host.queue or not self._room(host):
             return
         if host.next_start > now > 0:
             self._sleep(host, host.next_start)

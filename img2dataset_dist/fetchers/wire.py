@@ -60,10 +60,11 @@ class End(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """What a request has besides its URL: headers of the user's, and a proxy that may be anywhere."""
+    """What a request has besides its URL: headers of the user's, a proxy, and whether its connection may be kept."""
 
     headers: tuple[tuple[str, str], ...] = ()
     proxy: str | None = None
+    keep: bool = True
 
 
 class Wire:
@@ -104,6 +105,8 @@ class Wire:
             handle.setopt(pycurl.RESOLVE, [f"+{url.host}:{url.port}:{where}"])
         if transfer.fresh:
             handle.setopt(pycurl.FRESH_CONNECT, 1)
+        if not extras.keep:
+            handle.setopt(pycurl.FORBID_REUSE, 1)
         if extras.headers:
             handle.setopt(pycurl.HTTPHEADER, [f"{n}: {v}" if v else f"{n};" for n, v in extras.headers])
         if extras.proxy:
@@ -126,6 +129,7 @@ class Wire:
             handle.setopt(pycurl.FRESH_CONNECT, 0)
         if transfer.proxied:
             handle.setopt(pycurl.PROXY, "")
+        handle.setopt(pycurl.FORBID_REUSE, 0)
         handle.unsetopt(pycurl.HTTPHEADER)
         self._free.append(handle)
 
@@ -145,6 +149,7 @@ class Wire:
 
     def turn(self, seconds: float) -> None:
         """Wait for sockets, let libcurl work on them, and collect what ended."""
+        self._let_go()
         for key, events in self._selector.select(seconds):
             if key.data is self._woken:
                 with suppress(BlockingIOError, OSError):
@@ -167,15 +172,13 @@ class Wire:
         """Drop all connections."""
         for handle in self._busy:
             self._multi.remove_handle(handle)
+        self._multi.close()
+        for handle in (*self._busy, *self._free):
             handle.close()
         self._busy.clear()
-        for handle in self._free:
-            handle.close()
         self._free.clear()
-        self._multi.close()
         self._selector.close()
-        if self._given is not None:
-            self._given.close()
+        self._let_go()
         self._waker.close()
         self._woken.close()
 
@@ -196,10 +199,15 @@ class Wire:
         if not (self._config.allow_private_addresses or transfer.proxied or is_public(str(address.addr[0]))):
             transfer.blocked = True
             return pycurl.SOCKET_BAD
-        if self._given is not None:
-            self._given.close()  # pycurl has taken a duplicate of it
+        self._let_go()
         self._given = socket.socket(address.family, address.socktype, address.protocol)
         return self._given
+
+    def _let_go(self) -> None:
+        """Close our end of the last socket that was made: pycurl has taken a duplicate of it."""
+        if self._given is not None:
+            self._given.close()
+            self._given = None
 
     def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """Libcurl asks to watch a socket, or to stop watching it."""

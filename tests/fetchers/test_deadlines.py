@@ -89,7 +89,7 @@ def test_idle_timeout(server: NastyServer, path: str) -> None:
 
 
 def test_idle_timeout_lets_pass_what_is_slow_but_fast_enough_and_can_be_turned_off(server: NastyServer) -> None:
-    url = server.url("/drip?every=0.02&n=60")
+    url = server.url("/drip?every=0.02&n=40")
     assert timed([url], min_bytes_per_second=10, min_speed_window=0.3)[0] == [SUCCESS]
     assert timed([server.url("/slow-first-byte?s=0.8")], min_bytes_per_second=0, min_speed_window=0.2)[0] == [SUCCESS]
 

@@ -140,7 +140,7 @@ class Pipeline:
         learnt = self._fetcher.profiles()
         with contextlib.suppress(OSError):
             if learnt:
-                write_piece(self._output, f"{own_name('hosts')}.csv", learnt)
+                write_piece(self._output, own_name("hosts"), learnt)
 
     def _guard(self, target: object, *args: object) -> None:
         try:

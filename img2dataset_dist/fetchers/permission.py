@@ -59,7 +59,7 @@ class Permission:
         whole = failure is None or file.status >= 300  # noqa: PLR2004 (the body of an error says nothing)
         self._cache.store(origin, file.status if file.status and whole else None, bytes(file.body))
         self._silent.pop(origin, None)
-        if failure is not None and failure.code in NOBODY_THERE:
+        if failure is not None and failure.code in NOBODY_THERE and not file.redirects:
             if len(self._silent) >= MAX_ORIGINS:
                 self._silent.clear()
             self._silent[origin] = failure

@@ -34,7 +34,7 @@ class HostProfile:
         host: name or address, lower case.
         requests: how many were made, tries counted one by one.
         successes: answers with 2xx.
-        errors: no answer, or a status of 400 or more.
+        errors: no answer, or a status of 400 or more; redirects are neither.
         slow_downs: 429, 503 and timeouts.
         rate: requests per second at which the host was last asked, over the whole job; None: no limit was needed.
         latency_ms: mean time to the first byte.

@@ -131,6 +131,7 @@ def test_a_shard_that_hangs_is_ended(server: NastyServer, tmp_path: Path, monkey
     captions = [""] * 12
     captions[4] = f"hang {tmp_path / 'once'}"
     options = job(server, tmp_path, captions, timeout=1, retry_max_wait=1, output_format="support.plugins:Stuck")
+    options |= {"transform_timeout": 1}
     began = time.monotonic()
     assert download(**options).count == 12
     assert time.monotonic() - began < 60

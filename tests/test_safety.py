@@ -302,7 +302,7 @@ def test_robots_txt_is_no_way_inside(world: World) -> None:
     assert world.site.targets == [b"/robots.txt"]
     assert world.site.reached == {PUBLIC}
     world.site.clear()
-    assert list(world.codes(["http://10.0.0.1/x"], robots_txt="respect").values()) == ["disallowed_by_robots"]
+    assert list(world.codes(["http://10.0.0.1/x"], robots_txt="respect").values()) == ["blocked_address"]
     assert world.site.reached == set()
 
 

@@ -141,9 +141,7 @@ class CurlFetcher:
     # what may start
 
     def _unfinished(self) -> bool:
-        return bool(
-            self._under_way or len(self._gate) or self._waiting or self._ready or self._robots or self._health
-        )
+        return bool(self._under_way or len(self._gate) or self._waiting or self._ready or self._robots or self._health)
 
     def _fill(self, items: Iterator[Item | None]) -> None:
         """Start whatever may start; read on in the list while that is not enough."""

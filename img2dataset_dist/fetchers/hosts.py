@@ -137,9 +137,7 @@ class Gate(Generic[T]):
         neighbours: how many workers share them, this one included.
     """
 
-    def __init__(
-        self, limits: Callable[[str], HostLimits], slots: Slots | None = None, *, neighbours: int = 1
-    ) -> None:
+    def __init__(self, limits: Callable[[str], HostLimits], slots: Slots | None = None, *, neighbours: int = 1) -> None:
         self._limits = limits
         self._slots = slots
         self._neighbours = neighbours

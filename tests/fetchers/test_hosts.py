@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_requests_per_second() -> None:
         now = step / 100
         starts += [now] * len(take_all(g, now))
     assert len(starts) == 16
-    assert all(later - earlier >= 0.2499 for earlier, later in zip(starts, starts[1:], strict=False))
+    assert all(later - earlier >= 0.2499 for earlier, later in itertools.pairwise(starts))
     assert g.next_start() == pytest.approx(4.0)
 
 

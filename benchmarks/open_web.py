@@ -5,7 +5,8 @@ same time limit; what the limit ends is ended with all its processes, and only r
 The server's plan says what must come out of every URL, and our rows are held against it one by one.
 
 The goal: wall < deadline + 1.3 x rows / rate. The deadline is that of a row with all its tries. The rate is measured in
-each turn, by a run of ours with the same options over the well-behaved URLs of the same list alone. docs/performance.md explains the figures.
+each turn, by a run of ours with the same options over the well-behaved URLs of the same list alone.
+docs/performance.md explains the figures.
 """
 
 from __future__ import annotations

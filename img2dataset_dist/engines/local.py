@@ -44,12 +44,12 @@ class WorkerStartError(Img2datasetError):
 class Worker:
     """The driver's side of one worker process."""
 
-    def __init__(self, job: ShardJob, *, overlap: bool) -> None:
+    def __init__(self, job: ShardJob, slots: int, *, overlap: bool) -> None:
         ours, theirs = Pipe()
         code = f"import sys; sys.path[:] = {sys.path!r}; from img2dataset_dist.engines.worker import main; main()"
         self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
             [sys.executable, "-c", code, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), slots],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in a terminal is the driver's to handle
         )
@@ -96,16 +96,17 @@ class LocalEngine:
         late: list[Exception] = []
         feed = Feed(until_error(shards, late))
         slots, path = tempfile.mkstemp(prefix="img2dataset-", suffix=".slots")
-        os.close(slots)
-        job = replace(job, neighbours=self._processes, slots=path if self._processes > 1 else None)
+        os.unlink(path)  # the workers inherit it; whatever happens, nothing is left
+        shared = f"/dev/fd/{slots}" if self._processes > 1 else None
+        job = replace(job, neighbours=self._processes, slots=shared)
         try:
             while self._workers or feed.has(1):
                 while len(self._workers) < self._processes and feed.has(self._yet_to_ask() + 1):
-                    self._workers.append(Worker(job, overlap=overlap))
+                    self._workers.append(Worker(job, slots, overlap=overlap))
                 yield from self._round(feed)
         finally:
             self._stop_all()
-            os.unlink(path)
+            os.close(slots)
         if late:
             raise late[0]
 

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # The Debian packages that the tests and the benchmarks need; what the demo shows comes from one more, named there.
-DEB_PACKAGES := dnsmasq-base nginx-light
+DEB_PACKAGES := dnsmasq-base iproute2 nginx-light
 DEB_BENCH_PACKAGES := nginx-light openssl
 
 SHELL := /bin/bash

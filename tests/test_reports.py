@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from support.server import NastyServer
 
 from img2dataset_dist import Stats, download
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.model import Failure, FetchFacts, Item, Progress, Receipt, Sample, ShardFailure
+from img2dataset_dist.model import Failure, FetchFacts, Item, Notice, Progress, Receipt, Sample, ShardFailure
 from img2dataset_dist.reports import JobStart
 from img2dataset_dist.reports.console import ConsoleReport, duration
 from img2dataset_dist.stats import MAX_MESSAGES, Tally, receipt_from_json, receipt_to_json
@@ -68,6 +69,17 @@ def test_plain_lines_when_not_a_terminal() -> None:
     assert "ETA 40.0 s" in line
     assert "failures: http_404 10.0%" in line
     assert "Shard 7 failed: OSError: No space left on device" in text
+
+
+def test_what_to_do_is_said_when_many_rows_share_a_failure() -> None:
+    for bad, said in ((50, True), (5, False)):
+        shown, out = report("plain", Clock())
+        shown.start(JobStart(output="/data/out", done=0))
+        shown.event(Notice(text="network: back after 3 s; going on"))
+        totals = replace(stats(1000, bad), codes={"blocked_address": bad})
+        shown.finish(totals, {})
+        assert ("--allow_private_addresses" in out.getvalue()) is said
+        assert "network: back after 3 s" in out.getvalue()
 
 
 def test_the_final_table_tells_the_truth() -> None:

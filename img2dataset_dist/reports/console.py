@@ -23,6 +23,17 @@ WINDOW = 10.0
 """Seconds over which the current rate is taken."""
 
 
+HINTS = {
+    "blocked_address": "these hosts are not of the open Internet; --allow_private_addresses if you trust the list",
+    "host_down": "these hosts stopped answering and were left alone; another run of their rows may find them back",
+    "http_429": "too many requests for these hosts; --retries=3 waits for them, docs/politeness.md has more",
+    "disallowed_by_robots": "what robots.txt forbids is in the column robots_txt",
+}
+"""What to do about a failure that many rows share."""
+
+HINT_SHARE = 0.05
+
+
 class ConsoleReport:
     """See `Report`. Writes to standard error, so that standard output stays free for results."""
 
@@ -90,6 +101,9 @@ class ConsoleReport:
             self._live = None
         if self._mode != "none":
             self._console.print(self._table(stats, failed))
+            for code, hint in HINTS.items():
+                if stats.codes.get(code, 0) >= HINT_SHARE * max(1, stats.count):
+                    self._say(f"{code}: {hint}")
             sys.stderr.flush()
 
     def _say(self, text: str) -> None:

@@ -18,6 +18,7 @@ from img2dataset_dist.errors import (
     Img2datasetError,
     InputError,
     MissingExtra,
+    NetworkDownError,
     ResumeRefused,
     ShardsFailed,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Img2datasetError",
     "InputError",
     "MissingExtra",
+    "NetworkDownError",
     "ResumeRefused",
     "ShardsFailed",
     "Stats",

@@ -90,5 +90,6 @@ def download(  # noqa: PLR0917 (positions are the peer's)
         ConfigError: an option or an input is wrong; nothing was written. It is a ValueError.
         ShardsFailed: some shards stayed failed after their retries; all others are complete.
         InputError: the list could not be read to its end; the shards before that point are complete.
+        NetworkDownError: our own network was down for `network_patience`; what is complete stays so.
     """
     return run_job(JobConfig.from_flat(locals()))

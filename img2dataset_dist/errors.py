@@ -6,6 +6,7 @@
     ├── ConfigError (also ValueError)   a bad option or input: exit code 2, nothing was written
     │   └── ResumeRefused               the folder holds the output of a different list or plan
     ├── InputError                      an input file turned out unreadable or changed: exit code 1
+    ├── NetworkDownError                our own network stayed down: exit code 1, nothing was lost by it
     ├── ShardsFailed                    shards stayed failed after their retries: exit code 1
     ├── MissingExtra (also ImportError) an optional package is needed; says how to install it
     └── RowError                        one row failed; becomes data (`Failure`), never ends a shard
@@ -41,6 +42,10 @@ class ResumeRefused(ConfigError):
 
 class InputError(Img2datasetError):
     """An input file cannot be read to its end, or is not what was planned. The message names it."""
+
+
+class NetworkDownError(Img2datasetError):
+    """This machine's network stayed down for longer than `network_patience`; nothing was lost by it."""
 
 
 class MissingExtra(Img2datasetError, ImportError):

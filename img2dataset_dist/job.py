@@ -33,6 +33,7 @@ def run_job(config: JobConfig) -> Stats:
         ConfigError: an option or an input is wrong; nothing was written.
         ShardsFailed: some shards stayed failed; all others are complete.
         InputError: the list could not be read to its end; shards before that point are complete.
+        NetworkDownError: our own network was down for `network_patience`.
         KeyboardInterrupt: stopped; the same call goes on where this one ended.
     """
     engine: Engine = registry.lookup("engine", config.engine.distributor)(config)

@@ -28,6 +28,7 @@ def test_public_names() -> None:
         "Img2datasetError",
         "InputError",
         "MissingExtra",
+        "NetworkDownError",
         "ResumeRefused",
         "ShardsFailed",
         "Stats",

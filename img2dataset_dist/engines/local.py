@@ -21,8 +21,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines.inline import until_error
-from img2dataset_dist.errors import Img2datasetError
-from img2dataset_dist.fetchers.health import NetworkDownError
+from img2dataset_dist.errors import Img2datasetError, NetworkDownError
 from img2dataset_dist.model import Event, Receipt, Shard, ShardFailure
 from img2dataset_dist.shard import ShardJob
 

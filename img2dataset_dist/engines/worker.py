@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from img2dataset_dist.engines.local import NEXT
-from img2dataset_dist.fetchers.health import NetworkDownError
+from img2dataset_dist.errors import NetworkDownError
 from img2dataset_dist.model import Shard
 from img2dataset_dist.pipeline import Pipeline
 

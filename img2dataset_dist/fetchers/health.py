@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from img2dataset_dist.errors import Img2datasetError
+from img2dataset_dist.errors import NetworkDownError
 
 T = TypeVar("T")
 
@@ -32,10 +32,6 @@ MAX_SUSPECTS = 100_000
 
 NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 """What the system says when it cannot send a packet at all."""
-
-
-class NetworkDownError(Img2datasetError):
-    """This machine's network stayed down for longer than `network_patience`; nothing was lost by it."""
 
 
 class Health(Generic[T]):

@@ -8,7 +8,7 @@ import logging
 
 import exifread
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -66,6 +66,7 @@ def test_an_exception_gives_none(monkeypatch):
     assert extract(b"..Exif..") is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 200))
 def test_garbage_never_raises(noise, at):
     good = file("JPEG", x010F="Make")

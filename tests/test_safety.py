@@ -21,19 +21,18 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support import dns
+from support import dns, fetching
 from support.dns import BadDns, Dnsmasq
+from support.fetching import code
 from support.namespace import Namespace
 from support.recorder import Recorder
 from support.server import NastyServer
 
 from img2dataset_dist import download
-from img2dataset_dist.config import FetchConfig
 from img2dataset_dist.errors import BadUrl
 from img2dataset_dist.fetchers import FetchContext, curl, resolver
-from img2dataset_dist.fetchers.curl import CurlFetcher
 from img2dataset_dist.fetchers.host_table import HostRule, HostTable
-from img2dataset_dist.model import Fetched, Item
+from img2dataset_dist.model import Fetched
 from img2dataset_dist.urls import MAX_URL_LENGTH, parse
 
 PUBLIC, PUBLIC6 = "93.184.216.34", "2606:2800:220:1::1"
@@ -47,20 +46,8 @@ INTERNAL = (
 
 
 def fetch(urls: list[str | None], context: FetchContext | None = None, **options: Any) -> list[Fetched]:
-    """Outcomes in the order of `urls`."""
-    given_options = {"timeout": 5, "retry_backoff": 0.01} | options
-    fetcher = CurlFetcher(FetchConfig(**given_options), context)
-    try:
-        items = (Item(shard_id=0, index=n, key=str(n), url=url) for n, url in enumerate(urls))
-        found = sorted(fetcher.fetch(items), key=lambda f: f.item.index)
-    finally:
-        fetcher.close()
-    assert [f.item.index for f in found] == list(range(len(urls)))
-    return found
-
-
-def code(fetched: Fetched) -> str:
-    return fetched.failure.code if fetched.failure else "success"
+    """As a list is fetched by default: not from this machine."""
+    return fetching.fetch(urls, context, **({"allow_private_addresses": False} | options))
 
 
 def codes(urls: list[str], context: FetchContext | None = None, **options: Any) -> dict[str, str]:

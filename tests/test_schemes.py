@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
+from support.fetching import code, fetch
+from support.s3 import s3_server
 from support.server import NastyServer
 
 from img2dataset_dist import download
@@ -25,24 +25,7 @@ from img2dataset_dist.fetchers import FetchContext
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.curl import CurlFetcher
 from img2dataset_dist.fetchers.host_table import HostRule, HostTable
-from img2dataset_dist.model import Fetched, Item
-
-
-def fetch(urls: list[str], context: FetchContext | None = None, **options: Any) -> list[Fetched]:
-    """Outcomes in the order of `urls`."""
-    config = {"timeout": 5, "retry_backoff": 0.01, "allow_private_addresses": True} | options
-    fetcher = CurlFetcher(FetchConfig(**config), context)
-    try:
-        items = (Item(shard_id=0, index=n, key=str(n), url=url) for n, url in enumerate(urls))
-        found = sorted(fetcher.fetch(items), key=lambda f: f.item.index)
-    finally:
-        fetcher.close()
-    assert [f.item.index for f in found] == list(range(len(urls)))
-    return found
-
-
-def code(fetched: Fetched) -> str:
-    return fetched.failure.code if fetched.failure else "success"
+from img2dataset_dist.model import Item
 
 
 def codes(urls: list[str], **options: Any) -> dict[str, str]:
@@ -233,38 +216,12 @@ def test_robots_are_not_asked_about_objects(memory: MemoryFileSystem) -> None:
 
 @pytest.fixture(scope="module")
 def s3(photo_folder: Path) -> Iterator[str]:
-    """A bucket `pictures` that s3:// URLs reach, here and in worker processes."""
-    pytest.importorskip("s3fs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "FSSPEC_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": environment["FSSPEC_S3_ENDPOINT_URL"]})
-        try:
-            deadline = time.monotonic() + 60
-            while server.poll() is None and time.monotonic() < deadline:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            fs = fsspec.filesystem("s3")
-            fs.mkdir("pictures")
-            fs.pipe_file("pictures/a b.jpg", (photo_folder / "photo_00000.jpg").read_bytes())
-            fs.pipe_file("pictures/great", bytes(2_000_001))
-            fs.pipe_file("pictures/empty", b"")
-            fs.pipe_file("pictures/folder/x", b"x")
-            yield "s3://pictures"
-        finally:
-            server.kill()
-            server.wait()
+    with s3_server("pictures") as fs:
+        fs.pipe_file("pictures/a b.jpg", (photo_folder / "photo_00000.jpg").read_bytes())
+        fs.pipe_file("pictures/great", bytes(2_000_001))
+        fs.pipe_file("pictures/empty", b"")
+        fs.pipe_file("pictures/folder/x", b"x")
+        yield "s3://pictures"
 
 
 def test_objects_on_s3(s3: str, server: NastyServer, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from img2dataset_dist.fetchers.transfer import Transfer
 class Limits:
     """From the options, the table of hosts and the number of workers.
 
-    Requests per second are divided: by the workers, or, where a host has a lane, by its lanes. Connections are shared
-    through the slots of the machine where there are any, so that they are divided by need; else they are divided too.
+    The processes of one machine share a host's limits (`slots.py`) and count as one worker here. Workers that share
+    nothing divide them: by their number, or, where the list is sorted by host, by the lanes of the host.
     """
 
     def __init__(self, config: FetchConfig, context: FetchContext) -> None:

@@ -93,8 +93,11 @@ ADVICE = {
     "media_error": "Look at `error_message`.",
     "timeout_transform": "Raise `--transform_timeout` for huge pictures; else the file was made to do that.",
     "not_media": "Nothing; often a page that says the picture is gone.",
-    "decode_error": "Nothing; or keep the bytes as they are with `--disable_all_reencoding`.",
-    "too_many_pixels": "Raise `--max_decode_pixels` if you trust the source.",
+    "unsupported_format": "Nothing; or keep the bytes as they are with `--disable_all_reencoding`.",
+    "decode_error": "Nothing; or keep what can be decoded with `--allow_truncated`.",
+    "decoder_crash": "Nothing; the file was made to do that, or met a bug in a decoder: please report it with the URL.",
+    "too_many_pixels": "Raise `--max_decode_pixels` or `--max_decode_side` if you trust the source.",
+    "too_many_frames": "Raise `--max_decode_frames` if you trust the source.",
     "encode_error": "Another `--encode_format` or a smaller `--image_size`.",
     "bad_bbox": "Correct the list: boxes are parts of the picture, from 0 to 1, not pixels.",
     "rejected": "A filter of yours.",
@@ -193,6 +196,7 @@ def column_rows() -> Iterator[tuple[str, str, str, str]]:
         hash_name=HASHES[0],
         encode_format=MEDIA[0],
         caption=True,
+        phash=True,
     )
     alternatives = {HASHES[0]: HASHES, MEDIA[0]: MEDIA}
     yield "*additional columns*", "as in the list", "Columns named by `save_additional_columns`.", "the list has none"

@@ -225,9 +225,13 @@ class ImageConfig(_Group):
     upscale_interpolation: Interpolation = Field("lanczos", description="Filter for enlarging.")
     downscale_interpolation: Interpolation = Field("area", description="Filter for shrinking.")
     encode_quality: Annotated[int, Field(ge=0, le=100)] = Field(
-        95, description="jpg and webp: quality 0 to 100. png: compression 0 to 9."
+        95, description="jpg, webp and avif: quality 0 to 100. png: compression 0 to 9."
     )
-    encode_format: Literal["jpg", "png", "webp"] = Field("jpg", description="Format of the stored images.")
+    encode_format: Literal["jpg", "png", "webp", "avif"] = Field("jpg", description="Format of the stored images.")
+    jpg_progressive: bool = Field(False, description="jpg: store progressive files, which show early and are smaller.")
+    jpg_optimize: bool = Field(
+        False, description="jpg: optimal Huffman tables: a few percent smaller, slower to write."
+    )
     skip_reencode: bool = Field(
         False, description="Keep the original bytes when they have the format already and nothing would change."
     )
@@ -244,6 +248,15 @@ class ImageConfig(_Group):
     max_decode_pixels: Count = Field(
         200_000_000, description="Never decode an image whose header announces more pixels (decompression bombs)."
     )
+    max_decode_side: Count = Field(
+        100_000, description="Never decode an image whose header announces a longer side, in pixels."
+    )
+    max_decode_frames: Count = Field(
+        10_000, description="Never decode an animation with more frames or a file with more pages."
+    )
+    allow_truncated: bool = Field(
+        False, description="Keep images that end early or are damaged, as far as they can be decoded."
+    )
     decode: Literal["fast", "exact"] = Field(
         "fast",
         description="fast: a JPEG is decoded no larger than needed, and the area filter works in two steps "
@@ -252,9 +265,17 @@ class ImageConfig(_Group):
     )
     extract_exif: bool = Field(True, description="Store the EXIF tags as JSON in column `exif`.")
     compute_hash: Hash | None = Field("sha256", description="Hash of the original bytes, as a column of that name.")
+    compute_phash: bool = Field(
+        False, description="Perceptual hash of the picture in column `phash`: near-duplicates differ in few bits."
+    )
 
     @model_validator(mode="after")
-    def _png_compression(self) -> ImageConfig:
+    def _fit_together(self) -> ImageConfig:
+        if self.compute_phash and self.disable_all_reencoding:
+            raise ValueError("compute_phash needs the pixels, but disable_all_reencoding decodes nothing; drop one")
+        if self.encode_format != "jpg" and (self.jpg_progressive or self.jpg_optimize):
+            option = "jpg_progressive" if self.jpg_progressive else "jpg_optimize"
+            raise ValueError(f"{option} needs encode_format='jpg', got '{self.encode_format}'")
         if self.encode_format == "png" and self.encode_quality > 9:  # noqa: PLR2004 (zlib's highest level)
             raise ValueError(
                 "encode_quality is the compression for png and must be between 0 and 9, "
@@ -287,9 +308,14 @@ class EngineConfig(_Group):
         description="multiprocessing, inline (this process, for tests and debugging), or `package.module:Class`.",
     )
     processes_count: Count | None = Field(None, description="Worker processes. None: all cores.")
-    transform_threads: Count | None = Field(None, description="Threads that decode and encode, per process. None: 2.")
+    transform_processes: Count | None = Field(
+        None, description="Processes that decode and encode, for each worker process. None: 2."
+    )
     transform_timeout: Seconds = Field(
         60, description="Seconds for decoding, resizing and encoding one image; beyond it the row fails."
+    )
+    max_transform_memory: Count = Field(
+        4 * 2**30, description="Bytes of memory for decoding, resizing and encoding one image; beyond it the row fails."
     )
     subjob_size: Count = Field(1000, description="Shards submitted at once (cluster engines).")
     max_shard_retry: Annotated[int, Field(ge=0, le=100)] = Field(
@@ -309,9 +335,10 @@ class ReportConfig(_Group):
 
 EXTRA_COLUMNS = (
     "error_code", "http_status", "final_url", "content_type", "fetch_ms", "attempts", "bytes",
-    "dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "x_robots_tag", "robots_txt",
+    "dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "x_robots_tag", "robots_txt", "original_format", "stored_hash",
+    "phash",
 )  # fmt: skip
-"""Columns of ours, after the peer's, in this order."""
+"""Columns of ours, after the peer's, in this order; `phash` is there only with `compute_phash`."""
 
 
 class JobConfig(_Group):

@@ -237,16 +237,36 @@ class NotMedia(MediaError):
     summary = "the bytes are no image: HTML, text, or an unknown type"
 
 
+class UnsupportedFormat(MediaError):
+    code = "unsupported_format"
+    status = RESIZE
+    summary = "an image, but of a kind that no decoder here reads (SVG, PSD and others); the message says which"
+
+
 class DecodeError(MediaError):
     code = "decode_error"
     status = RESIZE
-    summary = "the image is truncated, corrupt or of an unsupported kind"
+    summary = "the image is truncated or corrupt"
+
+
+class DecoderCrash(MediaError):
+    code = "decoder_crash"
+    status = RESIZE
+    summary = "the process that decoded the image died of it, twice; nothing else was lost"
 
 
 class TooManyPixels(MediaError):
     code = "too_many_pixels"
     status = RESIZE
-    summary = "the header announces more than `max_decode_pixels` pixels; nothing was decoded"
+    summary = (
+        "the header announces more than `max_decode_pixels`, or a side above `max_decode_side`; nothing was decoded"
+    )
+
+
+class TooManyFrames(MediaError):
+    code = "too_many_frames"
+    status = RESIZE
+    summary = "the header announces more frames or pages than `max_decode_frames`; nothing was decoded"
 
 
 class EncodeError(MediaError):

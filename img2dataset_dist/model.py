@@ -135,6 +135,10 @@ class Sample:
         width, height: of `data` in pixels; original_width, original_height of `body`, both upright.
         exif: JSON text of the tags of `body`.
         hashes: algorithm name to hex digest of `body`.
+        stored_hash: hex digest of `data`, by the same algorithm.
+        phash: perceptual hash of the picture, 16 hex digits.
+        original_format: what `body` is: a kind as `media.sniff` names it.
+        extension: of `data` as a file; None for that of `encode_format`.
         failure: why there is no `data`.
     """
 
@@ -148,6 +152,10 @@ class Sample:
     original_height: int | None = None
     exif: str | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
+    stored_hash: str | None = None
+    phash: str | None = None
+    original_format: str | None = None
+    extension: str | None = None
     failure: Failure | None = None
 
     @property

@@ -66,7 +66,7 @@ class Pipeline:
         self._pool = TransformPool(
             self._transform,
             self._finish,
-            threads=engine.transform_threads or TRANSFORM_THREADS,
+            threads=engine.transform_processes or TRANSFORM_THREADS,
             timeout=engine.transform_timeout,
             broken=self._events.put,
         )

@@ -25,12 +25,12 @@ from img2dataset_dist.storage import Folder, owner_is_dead
 JOB_FILE = f"{WORK}/job.json"
 _QUIET = frozenset(
     {
-        "url_list", "output_folder", "incremental_mode", "distributor", "processes_count", "transform_threads",
+        "url_list", "output_folder", "incremental_mode", "distributor", "processes_count", "transform_processes",
         "subjob_size", "max_shard_retry", "enable_wandb", "wandb_project", "progress", "thread_count", "timeout",
         "connect_timeout", "retries", "retry_backoff", "retry_max_wait", "max_buffered_bytes", "schedule", "lanes",
         "first_byte_timeout", "max_connections_per_host", "max_requests_per_second_per_host", "host_table",
         "ignore_hosts", "host_profiles", "robots_txt", "allow_private_addresses", "allowed_schemes", "dns_servers",
-        "network_patience", "transform_timeout",
+        "network_patience", "transform_timeout", "max_transform_memory",
     }
 )  # fmt: skip
 """Options that may change between runs without making the shards differ in kind."""

@@ -233,7 +233,7 @@ def test_config_file_that_names_the_list_and_lies_elsewhere(
         (["--image_size"], "image_size='True' is not valid: input should be a valid integer"),
         (["--image_size="], "image_size='' is not valid: input should be a valid integer"),
         (["--image_size=0"], "image_size='0' is not valid: input should be greater than or equal to 1"),
-        (["--encode_format=jpeg"], "encode_format='jpeg' is not one of jpg, png, webp; did you mean 'jpg'?"),
+        (["--encode_format=jpeg"], "encode_format='jpeg' is not one of jpg, png, webp, avif; did you mean 'jpg'?"),
         (["--encode_format=png"], "encode_quality is the compression for png"),
         (["--extract_exif=perhaps"], "extract_exif='perhaps' is not valid"),
         (["--verify_hash=sum"], "verify_hash=['sum'] is not valid"),

@@ -108,7 +108,7 @@ def test_every_column_is_described() -> None:
 
 def test_no_description_without_a_column() -> None:
     columns = {"caption", "url", "key", "status", "error_message", "width", "height", "original_width"}
-    columns |= {"original_height", "exif", *HASHES, "jpg", "png", "webp", *EXTRA_COLUMNS}
+    columns |= {"original_height", "exif", *HASHES, "jpg", "png", "webp", "avif", *EXTRA_COLUMNS}
     assert set(DESCRIPTIONS) == columns
 
 

@@ -23,7 +23,7 @@ class FilesWriter:
         row = self._layout.row(sample)
         if sample.failure is None:
             key = sample.item.key
-            self._put(f"{key}.{self._layout.encode_format}", sample.data or b"")
+            self._put(self._layout.name_of(sample), sample.data or b"")
             self._put(f"{key}.json", dump_row(row).encode())
             if self._layout.caption:
                 self._put(f"{key}.txt", utf8(self._layout.caption_text(sample)))

@@ -28,6 +28,9 @@ _EXTRA_TYPES = {
     "first_byte_ms": pa.int32(),
     "x_robots_tag": pa.string(),
     "robots_txt": pa.string(),
+    "original_format": pa.string(),
+    "stored_hash": pa.string(),
+    "phash": pa.string(),
 }
 
 
@@ -66,6 +69,7 @@ DESCRIPTIONS: dict[str, Description] = {
     "jpg": _MEDIA,
     "png": _MEDIA,
     "webp": _MEDIA,
+    "avif": _MEDIA,
     "error_code": Description("Why the row failed, for programs; a code of docs/errors.md.", "the row succeeded"),
     "http_status": Description("Status of the last response.", "no response came"),
     "final_url": Description("The URL that was asked last, after all redirects.", _NOT_ASKED),
@@ -84,6 +88,15 @@ DESCRIPTIONS: dict[str, Description] = {
         "What the site's robots.txt said: `allowed`, `disallowed`, `missing` (so allowed) or `unreachable` (so not).",
         "`robots_txt` is `ignore`, or the row never came to it",
     ),
+    "original_format": Description("What the bytes were as they came: `jpeg`, `png`, `webp` and so on.", _FAILED),
+    "stored_hash": Description(
+        "Hex digest of the image as it is stored, by `compute_hash`.", "the row failed, or `compute_hash` is None"
+    ),
+    "phash": Description(
+        "Perceptual hash of the picture, 16 hex digits: the fewer bits differ, the more alike. Only with "
+        "`compute_phash`.",
+        _FAILED,
+    ),
 }
 """Every column with a fixed name. Columns that are carried over from the list mean what they mean there."""
 
@@ -96,6 +109,7 @@ class Layout:
         input_schema: the columns that come from the list, by output name, `url` last.
         exif: whether there is an `exif` column.
         hash_name: name of the hash column, None for none. It may stand in `input_schema` (verify_hash).
+        phash: whether there is a `phash` column.
         encode_format: extension of the media, and name of the binary column in parquet output.
         caption: whether samples get a KEY.txt.
     """
@@ -105,6 +119,7 @@ class Layout:
     hash_name: str | None
     encode_format: str
     caption: bool
+    phash: bool = False
 
     @classmethod
     def of(cls, config: JobConfig, input_schema: pa.Schema) -> Layout:
@@ -115,6 +130,7 @@ class Layout:
             hash_name=config.image.compute_hash,
             encode_format=config.image.encode_format,
             caption=config.input.caption_col is not None,
+            phash=config.image.compute_phash,
         )
 
     def schema(self, *, media: bool = False) -> pa.Schema:
@@ -130,7 +146,7 @@ class Layout:
             fields.append(pa.field(self.hash_name, pa.string()))
         if media:
             fields.append(pa.field(self.encode_format, pa.binary()))
-        fields += [pa.field(name, kind) for name, kind in _EXTRA_TYPES.items()]
+        fields += [pa.field(name, kind) for name, kind in _EXTRA_TYPES.items() if name != "phash" or self.phash]
         return pa.schema(fields)
 
     def row(self, sample: Sample) -> dict[str, Any]:
@@ -151,7 +167,7 @@ class Layout:
             row["exif"] = sample.exif
         if self.hash_name is not None:
             row[self.hash_name] = sample.hashes.get(self.hash_name) if failure is None else None
-        return row | {
+        row |= {
             "error_code": failure.code if failure else None,
             "http_status": facts.http_status,
             "final_url": facts.final_url,
@@ -165,7 +181,16 @@ class Layout:
             "first_byte_ms": facts.first_byte_ms,
             "x_robots_tag": facts.x_robots_tag,
             "robots_txt": facts.robots_txt,
+            "original_format": sample.original_format if failure is None else None,
+            "stored_hash": sample.stored_hash,
         }
+        if self.phash:
+            row["phash"] = sample.phash
+        return row
+
+    def name_of(self, sample: Sample) -> str:
+        """Name of the sample's file: its key and extension."""
+        return f"{sample.item.key}.{sample.extension or self.encode_format}"
 
     def caption_text(self, sample: Sample) -> str:
         """What goes into KEY.txt: the caption, "" for a null one."""

@@ -31,7 +31,7 @@ class WebDatasetWriter:
         if sample.failure is None:
             key = sample.item.key
             blocks = [
-                *_member(f"{key}.{self._layout.encode_format}", sample.data or b""),
+                *_member(self._layout.name_of(sample), sample.data or b""),
                 *_member(f"{key}.json", dump_row(row).encode()),
             ]
             if self._layout.caption:

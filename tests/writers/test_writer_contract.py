@@ -249,6 +249,8 @@ SPEC = [
     ("first_byte_ms", "int32"),
     ("x_robots_tag", "string"),
     ("robots_txt", "string"),
+    ("original_format", "string"),
+    ("stored_hash", "string"),
 ]
 
 

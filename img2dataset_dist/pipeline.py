@@ -3,8 +3,9 @@
 ::
 
     reader thread ──items──▶ fetch thread ──bodies──▶ transform threads ──samples──▶ one writer thread per open shard
-         ▲                        ▲                        ▲                                   │
-      shards (engine)      budget of bytes and rows     deadline                    events ◀───┘ receipts, failures
+         ▲                        ▲                        ▲ │                                 │
+      shards (engine)      budget of bytes and rows        │ ▼                      events ◀───┘ receipts, failures
+                                               a process each: deadline, memory bound
 
 The next shard is asked for as soon as all rows of this one are with the fetch thread: the slowest URLs of a shard
 never idle the process. At most `OPEN_SHARDS` are in work at once.
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from img2dataset_dist import registry, transforms
+from img2dataset_dist import registry
 from img2dataset_dist.commit import output_folder
 from img2dataset_dist.fetchers import FetchContext, Fetcher
 from img2dataset_dist.fetchers.budget import Budget
@@ -28,11 +29,12 @@ from img2dataset_dist.readers import Reader
 from img2dataset_dist.shard import OpenShard, ShardJob
 from img2dataset_dist.stats import Tally
 from img2dataset_dist.storage import own_name
-from img2dataset_dist.transforms.pool import TransformPool
+from img2dataset_dist.transforms.pool import InProcess, TransformPool, Work
+from img2dataset_dist.transforms.remote import Nursery, RemoteTransform
 
 OPEN_SHARDS = 2
 PROGRESS_SECONDS = 0.5
-TRANSFORM_THREADS = 2
+TRANSFORM_PROCESSES = 2
 LIVELY = 10.0
 """Seconds without a turn of its loop after which the fetch thread counts as stuck."""
 
@@ -45,12 +47,12 @@ class Pipeline:
     Args:
         job: what to do with each shard.
         overlap: False works on one shard at a time, so that a crash can be pinned on it.
+        isolate: False transforms in this process, where a decoder that crashes or hangs takes all with it.
     """
 
-    def __init__(self, job: ShardJob, *, overlap: bool = True) -> None:
+    def __init__(self, job: ShardJob, *, overlap: bool = True, isolate: bool = True) -> None:
         self._job = job
         fetch = job.config.fetch
-        self._transforms = transforms.build(job.config)
         self._output = output_folder(job.output_url)
         self._budget = Budget(rows=4 * fetch.thread_count, size=fetch.max_buffered_bytes)
         self._spread: dict[str, int] = {}
@@ -62,12 +64,11 @@ class Pipeline:
         self._tally = Tally()
         self._tally_lock = threading.Lock()
         self._stop = threading.Event()
-        engine = job.config.engine
+        self._nursery = Nursery(job.config) if isolate else None
         self._pool = TransformPool(
-            self._transform,
+            self._work,
             self._finish,
-            threads=engine.transform_processes or TRANSFORM_THREADS,
-            timeout=engine.transform_timeout,
+            threads=job.config.engine.transform_processes or TRANSFORM_PROCESSES,
             broken=self._events.put,
         )
 
@@ -116,7 +117,6 @@ class Pipeline:
                         yield event
                 if time.monotonic() - last > PROGRESS_SECONDS:
                     last = time.monotonic()
-                    self._pool.check()
                     yield from self._progress()
             fetcher.join(timeout=30)
             self._leave_profiles()
@@ -129,6 +129,8 @@ class Pipeline:
         self._fetcher.stop()
         self._slots.release()
         self._pool.close()
+        if self._nursery is not None:
+            self._nursery.close()
         unfinished = list(self._open.values())
         for shard in unfinished:
             shard.fail(RuntimeError("interrupted"))
@@ -219,12 +221,12 @@ class Pipeline:
             if opened is not None and not opened.dead:
                 yield item
 
-    def _transform(self, fetched: Fetched) -> Sample:
-        """Transform thread: one row."""
-        opened = self._open.get(fetched.item.shard_id)
-        if opened is None or opened.dead or self._stop.is_set():
-            return Sample(item=fetched.item)  # nobody will look at it
-        return transforms.apply(self._transforms, fetched)
+    def _work(self) -> Work:
+        """Transform thread: what it does to its rows."""
+        config = self._job.config
+        if self._nursery is None:
+            return InProcess(config)
+        return RemoteTransform(self._nursery, config.engine.transform_timeout)
 
     def _finish(self, fetched: Fetched, sample: Sample) -> None:
         """Transform thread: hand a row to its writer, and its room to others."""

@@ -13,7 +13,7 @@ import pytest
 from support import dataset
 from support.server import NastyServer
 
-from img2dataset_dist import commit, pipeline
+from img2dataset_dist import commit, pipeline, transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.model import Event, Progress, Receipt, Shard, ShardFailure
@@ -122,7 +122,7 @@ def test_a_bug_in_a_transform_costs_the_row_and_is_seen(
 
     monkeypatch.setattr("img2dataset_dist.transforms.hashes.ComputeHash", buggy)
     spec, shards = job(tmp_path, [server.url(f"/photo/photo_00000.jpg?bug={n}") for n in range(4)], 4)
-    (receipt,) = outcomes(Pipeline(spec).run(shards)).values()
+    (receipt,) = outcomes(Pipeline(spec, isolate=False).run(shards)).values()
     assert isinstance(receipt, Receipt)
     assert receipt.stats.count == 4
     assert receipt.stats.codes == {"internal_error": 4}
@@ -172,17 +172,17 @@ def test_admission_stops_when_transforms_are_behind(
 ) -> None:
     """Slow transforms and a small budget: transfers wait instead of piling up bodies."""
     gate = threading.Event()
-    real = pipeline.transforms.apply
+    real = transforms.apply
 
     def slow(*args: Any) -> Any:
         gate.wait(20)
         return real(*args)
 
-    monkeypatch.setattr(pipeline.transforms, "apply", slow)
+    monkeypatch.setattr(transforms, "apply", slow)
     urls = [server.url(f"/photo/photo_00000.jpg?budget={n}") for n in range(200)]
     spec, shards = job(tmp_path, urls, 200, max_buffered_bytes=200_000)
     before = sum("budget=" in target for target in server.counts())
-    running = Pipeline(spec)
+    running = Pipeline(spec, isolate=False)
     thread = threading.Thread(target=lambda: list(running.run(shards)))
     thread.start()
     size = (photo_folder / "photo_00000.jpg").stat().st_size

@@ -11,7 +11,7 @@ from img2dataset_dist.shard import ShardJob
 
 
 class InlineEngine:
-    """See `Engine`. A crash of a decoder is a crash of the whole program here."""
+    """See `Engine`. A crash of a decoder is a crash of the whole program here, and `transform_timeout` is not kept."""
 
     def __init__(self, config: JobConfig) -> None:
         """`processes_count` does not apply."""
@@ -19,7 +19,7 @@ class InlineEngine:
     def run(self, job: ShardJob, shards: Iterable[Shard], *, overlap: bool) -> Iterator[Event]:
         """See `Engine.run`."""
         late: list[Exception] = []
-        yield from Pipeline(job, overlap=overlap).run(until_error(shards, late))
+        yield from Pipeline(job, overlap=overlap, isolate=False).run(until_error(shards, late))
         if late:
             raise late[0]
 

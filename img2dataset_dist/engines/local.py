@@ -24,6 +24,7 @@ from img2dataset_dist.engines.inline import until_error
 from img2dataset_dist.errors import Img2datasetError, NetworkDownError
 from img2dataset_dist.model import Event, Receipt, Shard, ShardFailure
 from img2dataset_dist.shard import ShardJob
+from img2dataset_dist.transforms.remote import TRIES
 
 NEXT = "next"
 """What a worker sends to ask for a shard; the answer is a Shard, or None for no more."""
@@ -86,7 +87,7 @@ class LocalEngine:
     def __init__(self, config: JobConfig) -> None:
         self._processes = config.processes()
         fetch = config.fetch
-        self._patience = PATIENCE + config.engine.transform_timeout
+        self._patience = PATIENCE + TRIES * config.engine.transform_timeout
         self._patience += (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
         self._workers: list[Worker] = []
 

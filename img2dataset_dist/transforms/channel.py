@@ -1,0 +1,101 @@
+"""Messages between a worker and a process that decodes for it: small ones by a socket, pictures by shared memory.
+
+One side asks, the other answers, in turns; so there is one picture in the memory at a time. By the socket alone a row
+would cost about 0.3 ms on both sides together, by the memory 0.13 (a picture of 130 kB).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import socket
+import struct
+import tempfile
+from typing import Any
+
+_LENGTHS = struct.Struct("<QQ")
+ROOM = 2**20
+"""Bytes of memory that a channel keeps; more only as long as a picture needs it."""
+
+
+class Channel:
+    """One end of a channel. `Channel.pair` makes the first, a process that gets its `descriptors` the second.
+
+    Args:
+        link: a stream socket.
+        memory: descriptor of a file that both ends have; owned by the channel from now on.
+    """
+
+    def __init__(self, link: socket.socket, memory: int) -> None:
+        self.link = link
+        self._memory = memory
+        self._map = mmap.mmap(memory, os.fstat(memory).st_size)
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, tuple[int, int]]:
+        """A channel, and the two descriptors of its other end, for another process; to be closed here."""
+        ours, theirs = socket.socketpair()
+        memory = _anonymous_file()
+        os.ftruncate(memory, ROOM)
+        return cls(ours, memory), (theirs.detach(), os.dup(memory))
+
+    def send(self, message: object, raw: bytes = b"") -> None:
+        """Send something to pickle, and bytes.
+
+        Raises:
+            OSError: the other side is gone.
+            Exception: `message` cannot be pickled; nothing was sent.
+        """
+        pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        size = len(raw)
+        if size > len(self._map) or len(self._map) > max(size, ROOM):
+            os.ftruncate(self._memory, max(size, ROOM))
+            self._remap()
+        self._map[:size] = raw
+        self.link.sendall(_LENGTHS.pack(len(pickled), size) + pickled)
+
+    def receive(self) -> tuple[Any, bytes]:
+        """Wait for a message.
+
+        Raises:
+            EOFError, OSError: the other side is gone.
+        """
+        length, size = _LENGTHS.unpack(exactly(self.link, _LENGTHS.size))
+        message = pickle.loads(exactly(self.link, length))  # noqa: S301 (from our own processes)
+        if size > len(self._map):
+            self._remap()
+        return message, self._map[:size]
+
+    def close(self) -> None:
+        """Close everything; the other side gets an EOFError."""
+        self.link.close()
+        self._map.close()
+        os.close(self._memory)
+
+    def _remap(self) -> None:
+        self._map.close()
+        self._map = mmap.mmap(self._memory, os.fstat(self._memory).st_size)
+
+
+def exactly(link: socket.socket, count: int) -> bytes:
+    """The next `count` bytes.
+
+    Raises:
+        EOFError, OSError: the other side is gone.
+    """
+    received = link.recv(count, socket.MSG_WAITALL)
+    while len(received) < count:  # a signal came in between, or the end
+        more = link.recv(count - len(received), socket.MSG_WAITALL)
+        if not more:
+            raise EOFError
+        received += more
+    return received
+
+
+def _anonymous_file() -> int:
+    """The descriptor of a file in memory, or at least of one without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("img2dataset")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,170 @@
+"""The process that decodes: a crash, a hang or a runaway of a codec ends it, and nothing else.
+
+A worker starts one *nursery*, which imports the codecs, decodes nothing itself and forks a *child* whenever it is asked
+to; children share the nursery's memory until they write to it, and are there in milliseconds. A child works on one row
+at a time. `remote.py` is the worker's side of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from img2dataset_dist import transforms
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.errors import RowError
+from img2dataset_dist.model import Failure, Fetched, Item, Sample
+from img2dataset_dist.transforms.channel import Channel, exactly
+
+NUMBER = struct.Struct("<q")
+"""A process id to end, on the nursery's socket; its answer is a wait status. A request to fork is one byte."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_OOM_FIRST = "800"
+"""When the machine is out of memory, the kernel should end a decoder and not a worker (proc(5), oom_score_adj)."""
+
+_RESULT = tuple(each.name for each in fields(Sample) if each.name not in ("item", "facts", "body", "data"))
+"""What a child says of a row besides the bytes to store; the worker has the rest."""
+
+
+def question(fetched: Fetched) -> tuple[tuple[Any, ...], bytes]:
+    """A fetched row as a message to a child."""
+    return (fetched.item, fetched.facts), fetched.body or b""
+
+
+def answer(fetched: Fetched, sample: Sample) -> tuple[tuple[Any, ...], bytes]:
+    """A transformed row as a message to the worker. The item goes back only if a transform replaced it."""
+    item = None if sample.item is fetched.item else sample.item
+    return (item, sample.data is None, *(getattr(sample, name) for name in _RESULT)), sample.data or b""
+
+
+def understood(fetched: Fetched, message: tuple[Any, ...], raw: bytes) -> Sample:
+    """The sample that `answer` was made from."""
+    item, no_data, *values = message
+    assert item is None or isinstance(item, Item)
+    return Sample(
+        item=item or fetched.item, facts=fetched.facts, data=None if no_data else raw,
+        **dict(zip(_RESULT, values, strict=True)),
+    )  # fmt: skip
+
+
+def nursery() -> NoReturn:
+    """Entry point; the last argument is the number of the inherited socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=int(sys.argv[-1]))
+    children: set[int] = set()
+    try:
+        config = pickle.loads(exactly(control, *NUMBER.unpack(exactly(control, NUMBER.size))))  # noqa: S301 (our own)
+        assert isinstance(config, JobConfig)
+        _prepare(control, config)
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 2)
+            if descriptors:
+                children.add(_fork(control, descriptors, config))
+            elif len(request) == NUMBER.size:
+                (pid,) = NUMBER.unpack(request)
+                children.discard(pid)
+                control.sendall(NUMBER.pack(_end(pid)))
+            else:
+                break
+    except (EOFError, OSError):
+        pass  # the worker is gone
+    for pid in children:
+        _end(pid)
+    os._exit(0)
+
+
+def _prepare(control: socket.socket, config: JobConfig) -> None:
+    """Import all that the transforms need, and say whether that went well."""
+    try:
+        transforms.build(config)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _say(control, f"{type(error).__name__}: {error}")
+        raise
+    _say(control, "")
+    gc.collect()
+    gc.freeze()  # the collector would write to, and so copy, the pages that are shared
+
+
+def _say(control: socket.socket, text: str) -> None:
+    control.sendall(NUMBER.pack(len(text.encode())) + text.encode())
+
+
+def _fork(control: socket.socket, descriptors: list[int], config: JobConfig) -> int:
+    """Make a child at the other end of a channel; tell the worker its process id."""
+    pid = os.fork()
+    if not pid:
+        control.close()
+        link, memory = descriptors
+        _serve(Channel(socket.socket(fileno=link), memory), config)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    control.sendall(NUMBER.pack(pid))
+    return pid
+
+
+def _end(pid: int) -> int:
+    """End a child, unless it has ended already, and return its wait status. Nobody else reaps: the id is still its."""
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
+
+
+def _serve(channel: Channel, config: JobConfig) -> NoReturn:
+    """A child: one row after another, until the worker closes the channel."""
+    try:
+        _restrain(config.engine.max_transform_memory)
+        chain = transforms.build(config)
+        channel.send(None)
+        while True:
+            (item, facts), body = channel.receive()
+            fetched = Fetched(item=item, facts=facts, body=body)
+            sample = transforms.apply(chain, fetched)
+            message, data = answer(fetched, sample)
+            try:
+                channel.send(message, data)
+            except (pickle.PicklingError, TypeError, AttributeError) as error:
+                failure = Failure.of(RowError(f"{type(error).__name__}: {error}"[:500]))
+                channel.send(*answer(fetched, replace(sample, data=None, item=item, exif=None, failure=failure)))
+    except (EOFError, OSError):
+        pass  # the worker is gone, or done with us
+    finally:
+        os._exit(0)
+
+
+def _restrain(memory: int) -> None:
+    """Take no more than `memory` bytes on top of what we have, leave no core file, be silent, and die with the nursery.
+
+    Some codecs print a line for each odd picture; nobody could tell which picture it was.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        limit = _data_bytes() + memory
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process: its private writable memory."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -11,8 +11,11 @@
 `download` does it all; docs/architecture.md tells the steps one by one.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from img2dataset_dist import about
-from img2dataset_dist.api import download
 from img2dataset_dist.errors import (
     ConfigError,
     Img2datasetError,
@@ -23,6 +26,9 @@ from img2dataset_dist.errors import (
     ShardsFailed,
 )
 from img2dataset_dist.model import Stats
+
+if TYPE_CHECKING:
+    from img2dataset_dist.api import download
 
 __version__ = about.VERSION
 
@@ -38,3 +44,12 @@ __all__ = [
     "__version__",
     "download",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`download` is imported when it is used: the processes that decode need little of what it needs."""
+    if name == "download":
+        from img2dataset_dist.api import download  # noqa: PLC0415
+
+        return download
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,9 @@ that a slow disk or a long upload stalls neither the fetches nor the next shard.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class OpenShard:
         self._job = job
         self._output = output
         self._report = report
-        self._queue: queue.Queue[Sample | None] = queue.Queue(QUEUE)
+        self._queue: queue.SimpleQueue[Sample | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._busy = True
         self._thread = threading.Thread(target=self._run, name=f"shard-{shard.id}", daemon=True)
@@ -86,16 +86,14 @@ class OpenShard:
 
     def put(self, sample: Sample) -> None:
         """One finished row. Waits while the writer is far behind, but not for one that is gone."""
-        while not self.dead:
-            with contextlib.suppress(queue.Full):
-                self._queue.put(sample, timeout=0.5)
-                return
+        while self._queue.qsize() >= QUEUE and not self.dead:
+            time.sleep(0.01)  # rare; a queue with a limit of its own costs every row several times as much
+        self._queue.put(sample)
 
     def fail(self, error: BaseException) -> None:
         """The shard cannot be finished; its output will be thrown away. Rows already under way may still be put."""
         self._error = self._error or error
-        with contextlib.suppress(queue.Full):  # a full queue wakes the writer as well
-            self._queue.put_nowait(None)
+        self._queue.put(None)
 
     def join(self, seconds: float) -> None:
         """Wait until the outcome was reported, or for so many seconds."""

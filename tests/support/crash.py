@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from img2dataset_dist import commit, download, pipeline, resume, shard, storage
+from img2dataset_dist import commit, download, resume, shard, storage, transforms
 
 
 class Bomb:
@@ -92,7 +92,7 @@ def is_claim(_folder: object, name: str, *_: object) -> bool:
 
 STEPS: dict[str, Callable[[Bomb], None]] = {
     "job is noted": before(resume, "_changed_options"),
-    "fetch": before(pipeline.transforms, "apply"),
+    "fetch": before(transforms, "apply"),
     "write a sample": before(shard.Tally, "add"),
     "staging, torn file": in_the_middle_of_a_write,
     "staged, before the claim": before(storage.Folder, "create_whole", is_claim),

@@ -15,6 +15,9 @@ import tempfile
 from typing import Any
 
 _LENGTHS = struct.Struct("<QQ")
+_TIMEVAL = struct.Struct("@ll")
+_AT_ONCE = 65536
+"""Bytes asked of the socket: nearly all messages come whole then, with one call."""
 ROOM = 2**20
 """Bytes of memory that a channel keeps; more only as long as a picture needs it."""
 
@@ -55,17 +58,29 @@ class Channel:
         self._map[:size] = raw
         self.link.sendall(_LENGTHS.pack(len(pickled), size) + pickled)
 
+    def limit(self, seconds: float) -> None:
+        """How long `receive` waits from now on."""
+        whole = int(seconds)
+        self.link.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(whole, int((seconds - whole) * 1e6) or 1)
+        )
+
     def receive(self) -> tuple[Any, bytes]:
         """Wait for a message.
 
         Raises:
+            BlockingIOError: there was none within the limit.
             EOFError, OSError: the other side is gone.
         """
-        length, size = _LENGTHS.unpack(exactly(self.link, _LENGTHS.size))
-        message = pickle.loads(exactly(self.link, length))  # noqa: S301 (from our own processes)
+        received = self.link.recv(_AT_ONCE)
+        if len(received) < _LENGTHS.size:
+            received += exactly(self.link, _LENGTHS.size - len(received))
+        length, size = _LENGTHS.unpack_from(received)
+        if len(received) < _LENGTHS.size + length:
+            received += exactly(self.link, _LENGTHS.size + length - len(received))
         if size > len(self._map):
             self._remap()
-        return message, self._map[:size]
+        return pickle.loads(memoryview(received)[_LENGTHS.size :]), self._map[:size]  # noqa: S301 (from our own processes)
 
     def close(self) -> None:
         """Close everything; the other side gets an EOFError."""
@@ -85,6 +100,8 @@ def exactly(link: socket.socket, count: int) -> bytes:
         EOFError, OSError: the other side is gone.
     """
     received = link.recv(count, socket.MSG_WAITALL)
+    if not received:
+        raise EOFError
     while len(received) < count:  # a signal came in between, or the end
         more = link.recv(count - len(received), socket.MSG_WAITALL)
         if not more:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
 import signal
 import socket
 import subprocess
@@ -129,7 +128,6 @@ class RemoteTransform:
         self._nursery = nursery
         self._timeout = timeout
         self._channel: Channel | None = None
-        self._answers = select.poll()
         self._pid = 0
 
     def __call__(self, fetched: Fetched) -> Sample:
@@ -142,7 +140,7 @@ class RemoteTransform:
         for _ in range(TRIES):
             try:
                 return self._ask(fetched)
-            except TimeoutError:
+            except BlockingIOError:
                 self._end()
                 error: RowError = TransformTimeout(f"not done after {self._timeout:g} s; it was given up")
                 return _failed(fetched, error)
@@ -161,11 +159,8 @@ class RemoteTransform:
     def _ask(self, fetched: Fetched) -> Sample:
         if self._channel is None:
             self._channel, self._pid = self._nursery.fork()
-            self._answers = select.poll()
-            self._answers.register(self._channel.link, select.POLLIN)
+            self._channel.limit(self._timeout)
         self._channel.send(*child.question(fetched))
-        if not self._answers.poll(1000 * self._timeout):
-            raise TimeoutError
         return child.understood(fetched, *self._channel.receive())
 
     def _end(self) -> str:

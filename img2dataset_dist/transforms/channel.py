@@ -52,8 +52,10 @@ class Channel:
         """
         pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         size = len(raw)
-        if size > len(self._map) or len(self._map) > max(size, ROOM):
+        there = os.fstat(self._memory).st_size  # not the length of our map: the other side resizes the file too
+        if size > there or there > max(size, ROOM):
             os.ftruncate(self._memory, max(size, ROOM))
+        if size > len(self._map):
             self._remap()
         self._map[:size] = raw
         self.link.sendall(_LENGTHS.pack(len(pickled), size) + pickled)

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -13,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from support import bad_decoder
 from support.photos import picture
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.model import Fetched, FetchFacts, Item, Sample
+from img2dataset_dist.transforms.channel import ROOM, Channel
 from img2dataset_dist.transforms.pool import InProcess
 from img2dataset_dist.transforms.remote import Nursery, RemoteTransform, TransformsBrokenError
 
@@ -74,9 +79,35 @@ def test_a_sample_is_the_same_as_in_this_process() -> None:
             assert work(fetched) == InProcess(JobConfig.from_flat({"url_list": "x.txt"}))(fetched)
 
 
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.sampled_from([0, 1, 100, ROOM - 1, ROOM, ROOM + 1, 3 * ROOM, 5 * ROOM]), max_size=12))
+def test_a_channel_carries_bytes_of_any_size_both_ways(sizes: list[int]) -> None:
+    """Memory that one side gave back must not be written to by the other: that would be the end of the process."""
+    ours, (link, memory) = Channel.pair()
+    theirs = Channel(socket.socket(fileno=link), memory)
+    with contextlib.closing(ours), contextlib.closing(theirs):
+        for number, size in enumerate(sizes):
+            raw = bytes([number]) * size
+            sender, receiver = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+            sender.send({"number": number}, raw)
+            assert receiver.receive() == ({"number": number}, raw)
+        (theirs if len(sizes) % 2 else ours).send(None)
+        assert os.fstat(memory).st_size <= ROOM
+
+
+def test_a_message_may_be_long() -> None:
+    ours, (link, memory) = Channel.pair()
+    with contextlib.closing(ours), contextlib.closing(Channel(socket.socket(fileno=link), memory)) as theirs:
+        text = "x" * 10_000_000
+        thread = threading.Thread(target=lambda: ours.send(text))
+        thread.start()
+        assert theirs.receive() == (text, b"")
+        thread.join()
+
+
 def test_pictures_of_all_sizes_go_through_one_process() -> None:
     noise = os.urandom(9_000_000)
-    bodies = [b"x", noise, PHOTO, noise[:1_100_000], PHOTO, noise[:3], noise, PHOTO]
+    bodies = [b"x", noise, noise, PHOTO, noise[:1_100_000], PHOTO, noise[:3], noise, PHOTO]
     with remote(disable_all_reencoding=True) as work:
         for body in bodies:
             assert work(row(body)).data == body

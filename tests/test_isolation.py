@@ -93,6 +93,18 @@ def test_rows_that_hang_their_decoder_cost_themselves(
     assert codes(tmp_path / "out") == dict.fromkeys(range(0, 40, 5), "timeout_transform")
 
 
+def test_a_worker_whose_rows_all_hang_is_not_taken_for_hung(
+    bugs: Path, server: NastyServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is alive as long as it ends them one by one."""
+    monkeypatch.setattr("img2dataset_dist.engines.local.PATIENCE", 1.0)
+    deeds = dict.fromkeys(range(40), bad_decoder.photo("hang"))
+    options = job(server, folder, tmp_path, deeds, transform_timeout=1, timeout=1, retry_max_wait=1)
+    stats = download(**options, transform_processes=4)
+    assert stats.count == 40
+    assert codes(tmp_path / "out") == dict.fromkeys(range(40), "timeout_transform")
+
+
 def test_a_row_that_eats_memory_costs_itself(bugs: Path, server: NastyServer, folder: Path, tmp_path: Path) -> None:
     stats = download(**job(server, folder, tmp_path, {8: bad_decoder.photo("eat")}, max_transform_memory=2**28))
     assert stats.count == 40

@@ -87,7 +87,7 @@ class LocalEngine:
     def __init__(self, config: JobConfig) -> None:
         self._processes = config.processes()
         fetch = config.fetch
-        self._patience = PATIENCE + TRIES * config.engine.transform_timeout
+        self._patience = PATIENCE + (TRIES + 1) * config.engine.transform_timeout
         self._patience += (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
         self._workers: list[Worker] = []
 

@@ -1,7 +1,7 @@
 """The process that decodes: a crash, a hang or a runaway of a codec ends it, and nothing else.
 
 A worker starts one *nursery*, which imports the codecs, decodes nothing itself and forks a *child* whenever it is asked
-to; children share the nursery's memory until they write to it, and are there in milliseconds. A child works on one row
+to; children share the nursery's memory until they write to it, and are there in milliseconds. A child works on few rows
 at a time. `remote.py` is the worker's side of both.
 """
 
@@ -17,14 +17,17 @@ import signal
 import socket
 import struct
 import sys
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
 from img2dataset_dist import transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import RowError
-from img2dataset_dist.model import Failure, Fetched, Item, Sample
+from img2dataset_dist.model import Failure, Fetched, Sample
+from img2dataset_dist.transforms import Transform
 from img2dataset_dist.transforms.channel import Channel, exactly
 
 NUMBER = struct.Struct("<q")
@@ -36,27 +39,34 @@ _OOM_FIRST = "800"
 
 _RESULT = tuple(each.name for each in fields(Sample) if each.name not in ("item", "facts", "body", "data"))
 """What a child says of a row besides the bytes to store; the worker has the rest."""
+_result = attrgetter(*_RESULT)
 
 
-def question(fetched: Fetched) -> tuple[tuple[Any, ...], bytes]:
-    """A fetched row as a message to a child."""
-    return (fetched.item, fetched.facts), fetched.body or b""
+def question(rows: Sequence[Fetched]) -> tuple[list[Any], list[bytes]]:
+    """Fetched rows as a message to a child."""
+    return [(row.item, row.facts) for row in rows], [row.body or b"" for row in rows]
 
 
-def answer(fetched: Fetched, sample: Sample) -> tuple[tuple[Any, ...], bytes]:
-    """A transformed row as a message to the worker. The item goes back only if a transform replaced it."""
-    item = None if sample.item is fetched.item else sample.item
-    return (item, sample.data is None, *(getattr(sample, name) for name in _RESULT)), sample.data or b""
+def answer(rows: Sequence[Fetched], samples: Sequence[Sample]) -> tuple[list[Any], list[bytes]]:
+    """Transformed rows as a message to the worker. An item goes back only if a transform replaced it."""
+    said = [
+        (None if sample.item is row.item else sample.item, sample.data is None, _result(sample))
+        for row, sample in zip(rows, samples, strict=True)
+    ]
+    return said, [sample.data or b"" for sample in samples]
 
 
-def understood(fetched: Fetched, message: tuple[Any, ...], raw: bytes) -> Sample:
-    """The sample that `answer` was made from."""
-    item, no_data, *values = message
-    assert item is None or isinstance(item, Item)
-    return Sample(
-        item=item or fetched.item, facts=fetched.facts, data=None if no_data else raw,
-        **dict(zip(_RESULT, values, strict=True)),
-    )  # fmt: skip
+def understood(rows: Sequence[Fetched], said: list[Any], stored: list[bytes]) -> list[Sample]:
+    """The samples that `answer` was made from."""
+    return [
+        Sample(
+            item=item or row.item,
+            facts=row.facts,
+            data=None if no_data else data,
+            **dict(zip(_RESULT, values, strict=True)),
+        )
+        for row, (item, no_data, values), data in zip(rows, said, stored, strict=True)
+    ]
 
 
 def nursery() -> NoReturn:
@@ -122,25 +132,31 @@ def _end(pid: int) -> int:
 
 
 def _serve(channel: Channel, config: JobConfig) -> NoReturn:
-    """A child: one row after another, until the worker closes the channel."""
+    """A child: some rows after others, until the worker closes the channel."""
     try:
         _restrain(config.engine.max_transform_memory)
         chain = transforms.build(config)
         channel.send(None)
         while True:
-            (item, facts), body = channel.receive()
-            fetched = Fetched(item=item, facts=facts, body=body)
-            sample = transforms.apply(chain, fetched)
-            message, data = answer(fetched, sample)
-            try:
-                channel.send(message, data)
-            except (pickle.PicklingError, TypeError, AttributeError) as error:
-                failure = Failure.of(RowError(f"{type(error).__name__}: {error}"[:500]))
-                channel.send(*answer(fetched, replace(sample, data=None, item=item, exif=None, failure=failure)))
+            asked, bodies = channel.receive()
+            rows = [
+                Fetched(item=item, facts=facts, body=body) for (item, facts), body in zip(asked, bodies, strict=True)
+            ]
+            channel.send(*answer(rows, [_apply(chain, row) for row in rows]))
     except (EOFError, OSError):
         pass  # the worker is gone, or done with us
     finally:
         os._exit(0)
+
+
+def _apply(chain: list[Transform], row: Fetched) -> Sample:
+    """One row, for certain as something that can be sent."""
+    sample = transforms.apply(chain, row)
+    try:
+        pickle.dumps(_result(sample)) if sample.item is row.item else pickle.dumps(sample)
+    except Exception as error:  # noqa: BLE001 (of whatever a transform of yours put there)
+        return Sample(item=row.item, failure=Failure.of(RowError(f"{type(error).__name__}: {error}"[:500])))
+    return sample
 
 
 def _restrain(memory: int) -> None:

@@ -6,18 +6,22 @@ import collections
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from img2dataset_dist import transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.model import Fetched, Sample
 
+BATCH_ROWS = 8
+BATCH_BYTES = 2**20
+"""Rows that go to a process together when many wait, so that each need not wake it; a few small ones."""
+
 
 class Work(Protocol):
-    """Makes a sample of a row; for one thread. It should not raise for a row."""
+    """Makes samples of rows, in the same order; for one thread. It should not raise for a row."""
 
-    def __call__(self, fetched: Fetched) -> Sample: ...  # noqa: D102
+    def __call__(self, rows: Sequence[Fetched]) -> Iterator[Sample]: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
 
@@ -28,9 +32,9 @@ class InProcess:
     def __init__(self, config: JobConfig) -> None:
         self._chain = transforms.build(config)
 
-    def __call__(self, fetched: Fetched) -> Sample:
-        """One fetched row to one sample."""
-        return transforms.apply(self._chain, fetched)
+    def __call__(self, rows: Sequence[Fetched]) -> Iterator[Sample]:
+        """Fetched rows to samples."""
+        return (transforms.apply(self._chain, row) for row in rows)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -62,6 +66,7 @@ class TransformPool:
         self._rows: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._waiting: collections.deque[None] = collections.deque()  # its length is the number; no lock needed
         self._closed = False
+        self._threads = threads
         for number in range(threads):
             threading.Thread(target=self._run, name=f"transform-{number}", daemon=True).start()
 
@@ -86,15 +91,38 @@ class TransformPool:
     def _run(self) -> None:
         try:
             with contextlib.closing(self._make()) as work:
-                while (fetched := self._rows.get()) is not None and not self._closed:
-                    self._done(fetched, self._sample(work, fetched))
-                    self._waiting.pop()
+                while (first := self._rows.get()) is not None and not self._closed:
+                    self._see_through(work, self._with_company(first))
         except BaseException as error:  # noqa: BLE001 (handed on; a thread has nobody above it)
             if not self._closed:
                 self._broken(error)
         self._rows.put(None)  # for the next thread that waits
 
-    def _sample(self, work: Work, fetched: Fetched) -> Sample:
-        if fetched.body is None:
-            return Sample(item=fetched.item, facts=fetched.facts, failure=fetched.failure)
-        return work(fetched)
+    def _with_company(self, first: Fetched) -> list[Fetched]:
+        """A row and some of those that wait behind it, but no more than this thread's share of them."""
+        rows, size = [first], len(first.body or b"")
+        share = min(BATCH_ROWS, 1 + self._rows.qsize() // self._threads)
+        while len(rows) < share and size < BATCH_BYTES:
+            try:
+                row = self._rows.get_nowait()
+            except queue.Empty:
+                break
+            if row is None:
+                self._rows.put(None)  # the end, for all threads
+                break
+            rows.append(row)
+            size += len(row.body or b"")
+        return rows
+
+    def _see_through(self, work: Work, rows: list[Fetched]) -> None:
+        for row in rows:
+            if row.body is None:
+                self._deliver(row, Sample(item=row.item, facts=row.facts, failure=row.failure))
+        bodies = [row for row in rows if row.body is not None]
+        if bodies:
+            for row, sample in zip(bodies, work(bodies), strict=True):
+                self._deliver(row, sample)
+
+    def _deliver(self, row: Fetched, sample: Sample) -> None:
+        self._done(row, sample)
+        self._waiting.pop()

@@ -1,7 +1,8 @@
 """Transforms in processes of their own: the worker's side. `child.py` is the other.
 
-A row that ends its process is tried once more in a fresh one; if it ends that one too, it fails as `decoder_crash`. A
-row over its deadline fails at once, and its process is ended with it.
+When a process dies or is over the deadline, its rows are tried again one by one. A row that ends its process alone is
+tried once more in a fresh one; if it ends that one too, it fails as `decoder_crash`. A row that alone is over its
+deadline fails at once, and its process is ended with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import DecoderCrash, Img2datasetError, RowError, TransformTimeout
@@ -22,7 +24,7 @@ from img2dataset_dist.transforms import child
 from img2dataset_dist.transforms.channel import Channel, exactly
 
 TRIES = 2
-"""Processes that one row may cost."""
+"""Processes that a row may end when it is alone in them; one more when it was in company first."""
 
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Threads of numpy's library, which we do not use, would make forking unsafe."""
@@ -117,7 +119,7 @@ class Nursery:
 
 
 class RemoteTransform:
-    """The whole chain of transforms, in a process of its own. For one thread; called with one row after another.
+    """The whole chain of transforms, in a process of its own. For one thread; called with some rows after others.
 
     Args:
         nursery: starts the process, when the first row comes.
@@ -130,25 +132,38 @@ class RemoteTransform:
         self._channel: Channel | None = None
         self._pid = 0
 
-    def __call__(self, fetched: Fetched) -> Sample:
-        """One fetched row to one sample.
+    def __call__(self, rows: Sequence[Fetched]) -> Iterator[Sample]:
+        """Fetched rows to samples, in the same order, each as soon as there is a word on it.
 
         Raises:
             TransformsBrokenError: no process can be started.
         """
+        yield from self._together(rows) or map(self._alone, rows)
+
+    def _together(self, rows: Sequence[Fetched]) -> list[Sample]:
+        """All or, when one of them was too much for the process, none."""
+        if len(rows) > 1:
+            try:
+                return self._ask(rows)
+            except (EOFError, OSError):  # also BlockingIOError, too late
+                self._end()
+            except (pickle.PicklingError, TypeError, AttributeError):
+                pass  # one of them cannot be sent
+        return []
+
+    def _alone(self, row: Fetched) -> Sample:
         ends = []
         for _ in range(TRIES):
             try:
-                return self._ask(fetched)
+                return self._ask([row])[0]
             except BlockingIOError:
                 self._end()
-                error: RowError = TransformTimeout(f"not done after {self._timeout:g} s; it was given up")
-                return _failed(fetched, error)
+                return _failed(row, TransformTimeout(f"not done after {self._timeout:g} s; it was given up"))
             except (EOFError, OSError):
                 ends.append(self._end())
             except (pickle.PicklingError, TypeError, AttributeError) as problem:
-                return _failed(fetched, RowError(f"{type(problem).__name__}: {problem}"[:500]))
-        return _failed(fetched, DecoderCrash(f"the decoder {' and then '.join(dict.fromkeys(ends))}"))
+                return _failed(row, RowError(f"{type(problem).__name__}: {problem}"[:500]))
+        return _failed(row, DecoderCrash(f"the decoder {' and then '.join(dict.fromkeys(ends))}"))
 
     def close(self) -> None:
         """Let the process end when it is idle."""
@@ -156,12 +171,12 @@ class RemoteTransform:
             self._channel.close()
             self._channel = None
 
-    def _ask(self, fetched: Fetched) -> Sample:
+    def _ask(self, rows: Sequence[Fetched]) -> list[Sample]:
         if self._channel is None:
             self._channel, self._pid = self._nursery.fork()
             self._channel.limit(self._timeout)
-        self._channel.send(*child.question(fetched))
-        return child.understood(fetched, *self._channel.receive())
+        self._channel.send(*child.question(rows))
+        return child.understood(rows, *self._channel.receive())
 
     def _end(self) -> str:
         self.close()

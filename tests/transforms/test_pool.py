@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from img2dataset_dist.errors import EmptyBody
 from img2dataset_dist.model import Failure, Fetched, FetchFacts, Item, Sample
-from img2dataset_dist.transforms.pool import TransformPool
+from img2dataset_dist.transforms.pool import BATCH_ROWS, TransformPool
 
 PATIENCE = 20.0
 
@@ -32,10 +32,12 @@ class Work:
         self.thread = threading.current_thread()
         self.closed = threading.Event()
 
-    def __call__(self, fetched: Fetched) -> Sample:
+    def __call__(self, rows: Sequence[Fetched]) -> Iterator[Sample]:
         assert threading.current_thread() is self.thread
-        self.deed(fetched)
-        return Sample(item=fetched.item, facts=fetched.facts, data=fetched.body)
+        assert 1 <= len(rows) <= BATCH_ROWS
+        for fetched in rows:
+            self.deed(fetched)
+            yield Sample(item=fetched.item, facts=fetched.facts, data=fetched.body)
 
     def close(self) -> None:
         self.closed.set()
@@ -124,5 +126,5 @@ def test_closing_drops_what_waits_and_closes_the_work() -> None:
     bench.pool.close()
     gate.set()
     assert bench.works[0].closed.wait(PATIENCE)
-    assert bench.outcomes.qsize() <= 1
+    assert bench.outcomes.qsize() <= BATCH_ROWS
     assert bench.errors.empty()

@@ -57,6 +57,11 @@ def code(sample: Sample) -> str:
     return sample.failure.code if sample.failure else "success"
 
 
+def one(work: RemoteTransform, body: bytes) -> Sample:
+    (sample,) = work([row(body)])
+    return sample
+
+
 def pid_of(work: RemoteTransform) -> int:
     return work._pid
 
@@ -76,7 +81,7 @@ def test_a_sample_is_the_same_as_in_this_process() -> None:
     for body in (PHOTO, b"<html>", PHOTO[:1000], b""):
         fetched = row(body, caption="a cat")
         with remote() as work:
-            assert work(fetched) == InProcess(JobConfig.from_flat({"url_list": "x.txt"}))(fetched)
+            assert list(work([fetched])) == list(InProcess(JobConfig.from_flat({"url_list": "x.txt"}))([fetched]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,8 +94,8 @@ def test_a_channel_carries_bytes_of_any_size_both_ways(sizes: list[int]) -> None
         for number, size in enumerate(sizes):
             raw = bytes([number]) * size
             sender, receiver = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-            sender.send({"number": number}, raw)
-            assert receiver.receive() == ({"number": number}, raw)
+            sender.send({"number": number}, [raw, b"", raw])
+            assert receiver.receive() == ({"number": number}, [raw, b"", raw])
         (theirs if len(sizes) % 2 else ours).send(None)
         assert os.fstat(memory).st_size <= ROOM
 
@@ -101,7 +106,7 @@ def test_a_message_may_be_long() -> None:
         text = "x" * 10_000_000
         thread = threading.Thread(target=lambda: ours.send(text))
         thread.start()
-        assert theirs.receive() == (text, b"")
+        assert theirs.receive() == (text, [])
         thread.join()
 
 
@@ -110,46 +115,64 @@ def test_pictures_of_all_sizes_go_through_one_process() -> None:
     bodies = [b"x", noise, noise, PHOTO, noise[:1_100_000], PHOTO, noise[:3], noise, PHOTO]
     with remote(disable_all_reencoding=True) as work:
         for body in bodies:
-            assert work(row(body)).data == body
+            assert one(work, body).data == body
         first = pid_of(work)
-        assert work(row(PHOTO)).data == PHOTO
+        assert one(work, PHOTO).data == PHOTO
         assert pid_of(work) == first
 
 
 @pytest.mark.parametrize(("deed", "how"), [("segfault", "SIGSEGV"), ("abort", "SIGABRT"), ("exit", "exit code 3")])
 def test_a_crash_costs_the_row(bugs: Path, deed: str, how: str) -> None:
     with remote() as work:
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
         dead = pid_of(work)
-        sample = work(row(bad_decoder.photo(deed)))
+        sample = one(work, bad_decoder.photo(deed))
         assert sample.failure is not None
         assert (sample.failure.code, sample.failure.status) == ("decoder_crash", "failed_to_resize")
         assert how in sample.failure.message
         assert sample.facts.http_status == 200
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
         assert gone(dead)
 
 
 def test_a_crash_that_does_not_come_again_costs_nothing(bugs: Path) -> None:
     with remote() as work:
-        assert code(work(row(bad_decoder.photo("segfault", once=bugs / "once")))) == "success"
+        assert code(one(work, bad_decoder.photo("segfault", once=bugs / "once"))) == "success"
         assert (bugs / "once").exists()
+
+
+@pytest.mark.parametrize(("deed", "expected"), [("segfault", "decoder_crash"), ("hang", "timeout_transform")])
+def test_company_is_not_blamed(bugs: Path, deed: str, expected: str) -> None:
+    """Rows go to a process together; who ended it is found by trying each alone."""
+    bodies = [PHOTO, bad_decoder.photo(deed), PHOTO, b"<html>", bad_decoder.photo(deed), PHOTO]
+    with remote(timeout=1) as work:
+        samples = list(work([row(body, number=number) for number, body in enumerate(bodies)]))
+        assert [code(sample) for sample in samples] == [
+            "success",
+            expected,
+            "success",
+            "not_media",
+            expected,
+            "success",
+        ]
+        assert [sample.item.columns["number"] for sample in samples] == list(range(6))
+        assert code(one(work, PHOTO)) == "success"
 
 
 @pytest.mark.parametrize("deed", ["hang", "stop"])
 def test_a_hang_costs_the_row_and_its_process(bugs: Path, deed: str) -> None:
     """Also one that holds the interpreter lock, as native code may."""
     with remote(timeout=1) as work:
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
         stuck = pid_of(work)
         began = time.monotonic()
-        sample = work(row(bad_decoder.photo(deed)))
+        sample = one(work, bad_decoder.photo(deed))
         assert code(sample) == "timeout_transform"
         assert sample.failure is not None
         assert sample.failure.message == "not done after 1 s; it was given up"
         assert 1 <= time.monotonic() - began < 10
         assert gone(stuck)
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
 
 
 def test_memory_is_bounded(bugs: Path) -> None:
@@ -157,27 +180,27 @@ def test_memory_is_bounded(bugs: Path) -> None:
     large = BytesIO()
     Image.effect_noise((5000, 5000), 50).convert("RGB").save(large, "JPEG", progressive=True, quality=30)
     with remote(max_transform_memory=64 * 2**20) as work:
-        assert code(work(row(PHOTO))) == "success"
-        assert code(work(row(bad_decoder.photo("eat")))) == "decode_error"
-        assert code(work(row(large.getvalue()))) in ("decode_error", "media_error", "decoder_crash")
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
+        assert code(one(work, bad_decoder.photo("eat"))) == "decode_error"
+        assert code(one(work, large.getvalue())) in ("decode_error", "media_error", "decoder_crash")
+        assert code(one(work, PHOTO)) == "success"
     with remote() as work:
-        assert code(work(row(large.getvalue()))) == "success"
+        assert code(one(work, large.getvalue())) == "success"
 
 
 def test_a_process_that_is_killed_while_idle_costs_nothing() -> None:
     with remote() as work:
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
         os.kill(pid_of(work), signal.SIGKILL)
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
 
 
 def test_nothing_is_left(bugs: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with remote() as work:
-        assert code(work(row(PHOTO))) == "success"
-        assert code(work(row(bad_decoder.photo("segfault")))) == "decoder_crash"
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
+        assert code(one(work, bad_decoder.photo("segfault"))) == "decoder_crash"
+        assert code(one(work, PHOTO)) == "success"
         pid = pid_of(work)
     gc.collect()
     assert gone(pid)
@@ -186,7 +209,7 @@ def test_nothing_is_left(bugs: Path) -> None:
 
 def test_a_process_that_hangs_is_ended_with_the_nursery(bugs: Path) -> None:
     with remote() as work:
-        assert code(work(row(PHOTO))) == "success"
+        assert code(one(work, PHOTO)) == "success"
         pid = pid_of(work)
         os.kill(pid, signal.SIGSTOP)
     assert gone(pid)
@@ -195,11 +218,11 @@ def test_a_process_that_hangs_is_ended_with_the_nursery(bugs: Path) -> None:
 def test_without_a_process_no_row_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with remote() as work, pytest.raises(TransformsBrokenError, match="before it began"):
-        work(row(PHOTO))
+        one(work, PHOTO)
 
 
 def test_a_transform_that_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['cv2'] = None")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with remote() as work, pytest.raises(TransformsBrokenError, match="cv2"):
-        work(row(PHOTO))
+        one(work, PHOTO)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from serving import Server
+import limited
 
 OURS = "img2dataset_dist"
 PEER = "img2dataset"
@@ -24,8 +22,19 @@ PEER_REQUIREMENTS = (
     "standard-imghdr; python_version >= '3.13'",  # a module it imports, which Python 3.13 has dropped
 )
 PEER_VERSIONS = ("img2dataset", "opencv-python-headless", "numpy", "pyarrow", "exifread-nocycle", "webdataset")
-OUR_VERSIONS = ("opencv-python-headless", "numpy", "pyarrow", "exifread", "simplejpeg", "pycurl")
+OUR_VERSIONS = ("opencv-python-headless", "numpy", "pyarrow", "exifread", "simplejpeg", "pyspng", "pillow", "pycurl")
 TIME_LIMIT = 3600
+
+
+class Serving(Protocol):
+    """A server, as far as a run needs to know it."""
+
+    @property
+    def trust(self) -> Path:
+        """File of certificates that a client should trust."""
+
+    def cpu_seconds(self) -> float:
+        """What its processes have used so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +44,10 @@ class Contender:
     name: str
     command: list[str]
     versions: Mapping[str, str]
+
+    def having(self, *flags: str) -> Contender:
+        """The same program with more flags, which only it knows."""
+        return replace(self, command=[*self.command, *flags])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +76,12 @@ class Run:
         rows, successes: as the program counted them; the number of images in its tars was checked to be the same.
         wall: seconds of the whole command, start and end included.
         work: seconds from when the first shard began to when the last was complete.
-        cpu: seconds that its processes used, start included.
-        server_cpu: seconds that nginx used meanwhile.
-        peak_mb: largest resident size of any of its processes, in 10^6 bytes.
+        cpu: seconds that all its processes used, however deep, start included (`reaper.py`).
+        server_cpu: seconds that the server used meanwhile.
+        peak_mb: largest resident size that any of its processes ever had, in 10^6 bytes.
+        pss_mb: most that all of them together had, at the moments that were looked at; what they share counts once.
         stored: bytes of all images in the tars.
+        others: CPU seconds that anything else on the machine used meanwhile: a quiet machine has next to none.
     """
 
     rows: int
@@ -76,7 +91,9 @@ class Run:
     cpu: float
     server_cpu: float
     peak_mb: float
+    pss_mb: float
     stored: int
+    others: float
 
     @property
     def rate(self) -> float:
@@ -135,7 +152,7 @@ def environment(trust: Path) -> dict[str, str]:
     return {**kept, "SSL_CERT_FILE": str(trust), "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
 
 
-def run(contender: Contender, options: Options, urls: list[str], work: Path, server: Server) -> Run:
+def run(contender: Contender, options: Options, urls: list[str], work: Path, server: Serving) -> Run:
     """Run a contender over `urls` of the server, in `work`, which is emptied first.
 
     Raises:
@@ -145,25 +162,11 @@ def run(contender: Contender, options: Options, urls: list[str], work: Path, ser
     work.mkdir(parents=True)
     (work / "urls.txt").write_text("".join(f"{url}\n" for url in urls))
     command = [*contender.command, f"--url_list={work / 'urls.txt'}", f"--output_folder={work / 'out'}"]
-    before, start = server.cpu_seconds(), time.perf_counter()
-    with (work / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, *options.flags()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work,
-            env=environment(server.trust), start_new_session=True,
-        )  # fmt: skip
-        guard = threading.Timer(TIME_LIMIT, os.killpg, (process.pid, signal.SIGKILL))
-        guard.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)  # its usage includes that of all children it waited for
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        finally:
-            guard.cancel()
-    wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{contender.name} ended with {process.returncode}; {work / 'log.txt'} says why")
+    served, busy = server.cpu_seconds(), _busy_seconds()
+    ended = limited.execute([*command, *options.flags()], work, environment(server.trust), seconds=TIME_LIMIT)
+    served, busy = server.cpu_seconds() - served, _busy_seconds() - busy
+    if ended.code != 0:
+        raise SystemExit(f"{contender.name}: {ended.how}; {work / 'log.txt'} says why")
     rows, successes, seconds = receipts(work / "out")
     images, stored = _images(work / "out")
     if not rows == successes == images == len(urls):
@@ -172,9 +175,20 @@ def run(contender: Contender, options: Options, urls: list[str], work: Path, ser
             f"see {work}"
         )
     return Run(
-        rows=rows, successes=successes, wall=wall, work=seconds, cpu=usage.ru_utime + usage.ru_stime,
-        server_cpu=server.cpu_seconds() - before, peak_mb=usage.ru_maxrss * 1024 / 1e6, stored=stored,
+        rows=rows, successes=successes, wall=ended.wall, work=seconds, cpu=ended.cpu,
+        server_cpu=served,
+        peak_mb=ended.peak_mb, pss_mb=ended.pss_mb, stored=stored, others=max(0.0, busy - served - ended.cpu),
     )  # fmt: skip
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of everything on the machine since it started, with what its host took away; 0 where unknown."""
+    try:
+        fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def receipts(folder: Path) -> tuple[int, int, float]:
@@ -200,6 +214,13 @@ def _images(folder: Path) -> tuple[int, int]:
 
 
 def _versions(python: str, packages: tuple[str, ...]) -> dict[str, str]:
-    code = "import sys, importlib.metadata as m; print(*[m.version(name) for name in sys.argv[1:]])"
+    code = """
+import importlib.metadata, sys
+for name in sys.argv[1:]:
+    try:
+        print(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        pass
+"""
     done = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True)
-    return dict(zip(packages, done.stdout.split(), strict=True))
+    return dict(line.split() for line in done.stdout.splitlines())

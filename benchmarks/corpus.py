@@ -1,4 +1,4 @@
-"""The pictures of the benchmark: crops of real photographs, as JPEG files like those that web pages show.
+"""The pictures of the benchmark: crops of real photographs, as files like those that web pages show.
 
 The photographs come from Debian's wallpaper packages, which are downloaded and unpacked below the benchmark's folder
 and never installed; without Debian, from scikit-image's samples. The same sources give the same bytes.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,14 @@ SIDE = 760
 QUALITIES = (90, 93, 95, 96, 97)
 RECIPE = 1
 """Goes up when other bytes come out, so that no old corpus is taken for a new one."""
+MIXED_RECIPE = 1
+"""The same for the mixed corpus."""
+PNG_LEVEL = 6
+"""What zlib, libpng and Pillow do unless told otherwise."""
+WEBP_QUALITIES = (75, 80, 90)
+"""What cwebp does unless told otherwise, and what servers of pictures are commonly set to."""
+TILE = 1500
+"""Longest side of a tile of the mosaics; hardly any photograph has fewer pixels."""
 EXIF_EVERY = 8
 """One picture in so many carries the tags of a camera; on the web most have lost theirs."""
 ENOUGH = 10
@@ -58,6 +67,7 @@ class Corpus(NamedTuple):
         folder: holds the pictures, `00000.jpg` and so on.
         names: their names, sorted.
         mean_bytes: mean size of a file.
+        kinds: by suffix (jpg, png, webp), how many there are and their mean size.
         photographs: of how many photographs they are crops.
         source: where those came from, for people.
     """
@@ -65,42 +75,110 @@ class Corpus(NamedTuple):
     folder: Path
     names: list[str]
     mean_bytes: float
+    kinds: dict[str, tuple[int, float]]
     photographs: int
     source: str
 
 
-def make(out: Path, count: int) -> Corpus:
-    """The corpus of `count` pictures below `out`; what an earlier run made is kept."""
+def make(out: Path, count: int, *, mixed: bool = False) -> Corpus:
+    """The corpus of `count` pictures below `out`; what an earlier run made is kept.
+
+    All are JPEG, or with `mixed` of each hundred 10 are PNG and 9 are WebP: the same crops, saved another way.
+    """
     photographs, source = _photographs(out)
-    folder = out / f"corpus-{RECIPE}-{count}-of-{len(photographs)}"
-    names = [f"{number:05d}.jpg" for number in range(count)]
-    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
+    name = f"mixed-{RECIPE}.{MIXED_RECIPE}" if mixed else f"corpus-{RECIPE}"
+    folder = out / f"{name}-{count}-of-{len(photographs)}"
+    names = [f"{number:05d}.{_kind(number) if mixed else 'jpg'}" for number in range(count)]
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         print(f"cutting {len(missing)} pictures out of {len(photographs)} photographs")
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = [(path, folder, missing[i :: len(photographs)]) for i, path in enumerate(photographs)]
+        jobs = [
+            (path, folder, [name for name in missing if int(name[:5]) % len(photographs) == i])
+            for i, path in enumerate(photographs)
+        ]
         # Of their own: memory that this process once had would count as the peak of the programs that it starts.
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
             list(pool.map(_cut, *zip(*jobs, strict=True)))
-    sizes = [(folder / name).stat().st_size for name in names]
-    return Corpus(folder, names, sum(sizes) / count, len(photographs), source)
+    return Corpus(folder, names, *_sizes(folder, names), len(photographs), source)
 
 
-def _cut(photograph: Path, folder: Path, numbers: Sequence[int]) -> None:
+def sized(out: Path, side: int, count: int) -> Corpus:
+    """`count` JPEGs whose longer side has just so many pixels, 4:3; those beyond `TILE` are mosaics of crops.
+
+    No photograph has enough pixels for the largest, and scaled up they would be blurred, which makes them cheap.
+    """
+    photographs, source = _photographs(out)
+    folder = out / f"sized-{RECIPE}-{side}-{count}-of-{len(photographs)}"
+    names = [f"{number:05d}.jpg" for number in range(count)]
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        print(f"making {len(missing)} pictures of {side} pixels")
+        folder.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            list(pool.map(partial(_mosaic, photographs, folder, side), missing))
+    return Corpus(folder, names, *_sizes(folder, names), len(photographs), source)
+
+
+def _mosaic(photographs: Sequence[Path], folder: Path, side: int, name: str) -> None:
+    """One picture of as many tiles as it needs."""
+    number, across = int(name[:5]), -(-side // TILE)
+    rand = random.Random(number)
+    width, height = side // across, side * 3 // 4 // across
+    whole = Image.new("RGB", (width * across, height * across))
+    for i in range(across * across):
+        photograph = Image.open(photographs[(number * across * across + i) % len(photographs)]).convert("RGB")
+        whole.paste(_crop(photograph, width, height, rand), (i % across * width, i // across * height))
+    unfinished = folder / f"{name}.part"
+    whole.save(unfinished, "JPEG", quality=QUALITIES[number % len(QUALITIES)])
+    unfinished.rename(folder / name)
+
+
+def _sizes(folder: Path, names: Sequence[str]) -> tuple[float, dict[str, tuple[int, float]]]:
+    """Mean bytes of all, and number and mean by kind."""
+    sizes: dict[str, list[int]] = {}
+    for name in names:
+        sizes.setdefault(name.rpartition(".")[2], []).append((folder / name).stat().st_size)
+    kinds = {kind: (len(of_kind), sum(of_kind) / len(of_kind)) for kind, of_kind in sizes.items()}
+    return sum(map(sum, sizes.values())) / len(names), kinds
+
+
+def _kind(number: int) -> str:
+    """81% jpg, 10% png, 9% webp, evenly mixed: as every hundred has them."""
+    place = number % 100
+    if place % 10 == 3:
+        return "png"
+    return "webp" if place % 11 == 4 else "jpg"
+
+
+def _cut(photograph: Path, folder: Path, names: Sequence[str]) -> None:
     """Crops of one photograph: any place, any zoom down to 1:1, sides 4:3 to 3:4, about `SIDE` pixels."""
     image = Image.open(photograph).convert("RGB")
-    for number in numbers:
-        rand = random.Random(number)
-        width, height = _shape(rand)
-        zoom = rand.uniform(1.0, max(1.0, 0.9 * min(image.width / width, image.height / height)))
-        crop_width, crop_height = min(image.width, round(width * zoom)), min(image.height, round(height * zoom))
-        left, top = rand.randint(0, image.width - crop_width), rand.randint(0, image.height - crop_height)
-        box = (left, top, left + crop_width, top + crop_height)
-        crop = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    for name in names:
+        stem, _, kind = name.partition(".")
+        rand = random.Random(int(stem))
+        crop = _crop(image, *_shape(rand), rand)
+        unfinished = folder / f"{stem}.part"
+        _save(crop, unfinished, kind, int(stem), rand)
+        unfinished.rename(folder / name)
+
+
+def _save(crop: Image.Image, path: Path, kind: str, number: int, rand: random.Random) -> None:
+    if kind == "png":
+        crop.save(path, "PNG", compress_level=PNG_LEVEL)
+    elif kind == "webp":
+        crop.save(path, "WEBP", quality=rand.choice(WEBP_QUALITIES))
+    else:
         options = {"exif": _tags(number)} if number % EXIF_EVERY == 0 else {}
-        partial = folder / f"{number:05d}.part"
-        crop.save(partial, "JPEG", quality=rand.choice(QUALITIES), **options)
-        partial.rename(folder / f"{number:05d}.jpg")
+        crop.save(path, "JPEG", quality=rand.choice(QUALITIES), **options)
+
+
+def _crop(image: Image.Image, width: int, height: int, rand: random.Random) -> Image.Image:
+    zoom = rand.uniform(1.0, max(1.0, 0.9 * min(image.width / width, image.height / height)))
+    crop_width, crop_height = min(image.width, round(width * zoom)), min(image.height, round(height * zoom))
+    left, top = rand.randint(0, image.width - crop_width), rand.randint(0, image.height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
 
 
 def _shape(rand: random.Random) -> tuple[int, int]:
@@ -142,17 +220,17 @@ def _from_debian(source: Source, folder: Path) -> list[Path]:
     root = folder / source.package
     if not root.exists():
         print(f"unpacking the Debian package {source.package}")
-        partial = folder / f"{source.package}.part"
-        partial.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f"{source.package}.part"
+        unfinished.mkdir(parents=True, exist_ok=True)
         try:
-            _run(["apt-get", "download", "-qq", source.package], partial)
-            (archive,) = partial.glob("*.deb")
-            _run(["dpkg-deb", "-x", archive.name, "."], partial)
+            _run(["apt-get", "download", "-qq", source.package], unfinished)
+            (archive,) = unfinished.glob("*.deb")
+            _run(["dpkg-deb", "-x", archive.name, "."], unfinished)
         except (OSError, ValueError) as error:
             print(f"  not available: {error}", file=sys.stderr)
             return []
         archive.unlink()
-        partial.rename(root)
+        unfinished.rename(root)
     found = {path for pattern in source.patterns for path in root.glob(pattern) if not path.is_symlink()}
     return sorted(path for path in found if not path.name.startswith(source.others or ("\0",)))
 

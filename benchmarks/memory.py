@@ -94,7 +94,7 @@ def once(
     rows, successes, _ = contenders.receipts(work / "out")
     with (OUT / f"{flags.name}-{contender.name}.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["seconds", "largest_process_mb", "all_processes_mb", "connections"])
+        writer.writerow(["seconds", "largest_process_mb", "all_processes_mb", "connections", "pss_mb"])
         writer.writerows(asdict(sample).values() for sample in ended.samples)
     return {
         "rows": rows, "successes": successes, "peak_mb": ended.peak_mb, "wall": ended.wall, "cpu": ended.cpu,

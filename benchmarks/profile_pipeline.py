@@ -19,7 +19,7 @@ from pathlib import Path
 import contenders
 import corpus
 import serving
-from run import FILES, OUT, SCHEMES, SHARD
+from run import FILES, OUT, SHARD
 
 REQUIREMENTS = ("py-spy>=0.4",)
 PACKAGE = "img2dataset_dist/"
@@ -29,7 +29,7 @@ SECONDS_LIMIT = 600
 def main() -> None:
     """Parse the flags, sample, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scheme", choices=SCHEMES, default="http")
+    parser.add_argument("--scheme", choices=("http", "https"), default="http")
     parser.add_argument("--urls", type=int, default=FILES, help="how many (%(default)s)")
     parser.add_argument("--rate", type=int, default=250, help="samples per second (%(default)s)")
     parser.add_argument("--gil", action="store_true", help="sample only the thread that holds the GIL")

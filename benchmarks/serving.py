@@ -23,7 +23,7 @@ error_log {work}/error.log;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
-    types {{ image/jpeg jpg; }}
+    types {{ image/jpeg jpg; image/png png; image/webp webp; }}
     sendfile on;
     tcp_nopush on;
     keepalive_timeout 75s;
@@ -50,6 +50,12 @@ http {{
         keepalive_timeout 0;
     }}
     server {{
+        listen 127.0.0.1:{https_new} ssl backlog=4096;
+        keepalive_timeout 0;
+        ssl_session_cache off;
+        ssl_session_tickets off;
+    }}
+    server {{
         listen 127.0.0.1:{https_h2} ssl http2 backlog=4096;
     }}
     server {{
@@ -58,9 +64,10 @@ http {{
     }}
 }}
 """
-LISTENERS = ("http", "https", "http-close", "https-close", "https-h2", "http-slow")
-"""Ports of the server. close: one request per connection; h2: HTTP/2 for those who ask for it; slow: each answer comes
-at `SLOW_RATE`, and the port is open on all of `SLOW_HOSTS`."""
+LISTENERS = ("http", "https", "http-close", "https-close", "https-new", "https-h2", "http-slow")
+"""Ports of the server. close: one request per connection; new: the same, and nothing of an earlier one helps, as if it
+were another host: each has a full TLS handshake; h2: HTTP/2 for those who ask for it; slow: each answer comes at
+`SLOW_RATE`, and the port is open on all of `SLOW_HOSTS`."""
 
 SLOW_HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 41))
 SLOW_RATE = 3_000_000
@@ -74,13 +81,11 @@ class Server:
         ports: listener to port.
         trust: file of certificates that a client should trust: the usual authorities, and this server's own.
         pid: of its master process.
-        version: for people.
     """
 
     ports: dict[str, int]
     trust: Path
     pid: int
-    version: str
 
     def urls(self, listener: str, names: list[str], count: int, hosts: Sequence[str] = ("127.0.0.1",)) -> list[str]:
         """So many distinct URLs, round and round over the files and the hosts."""
@@ -126,11 +131,16 @@ def serve(root: Path, work: Path, *, patience: int = 60) -> Iterator[Server]:
     try:
         for port in ports.values():
             _wait_for(process, port, work / "error.log")
-        version = subprocess.run([nginx, "-v"], check=True, capture_output=True, text=True).stderr.strip()
-        yield Server(ports=ports, trust=trust, pid=process.pid, version=version.rpartition(": ")[2])
+        yield Server(ports=ports, trust=trust, pid=process.pid)
     finally:
         process.terminate()
         process.wait()
+
+
+def version() -> str:
+    """Of the server, for people."""
+    told = subprocess.run([_nginx(), "-v"], check=True, capture_output=True, text=True).stderr.strip()
+    return told.rpartition(": ")[2]
 
 
 def _nginx() -> str:

@@ -13,29 +13,55 @@ import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
+import pillow_heif
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import AvifImagePlugin, ExifTags, Image
 
-from img2dataset_dist.errors import DecodeError, NotMedia, TooManyPixels
+from img2dataset_dist.errors import DecodeError, NotMedia, TooManyPixels, UnsupportedFormat
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
+    (rb"\xff\xd8\xff\xf7", "jls"),
     (rb"\xff\xd8\xff", "jpeg"),
     (rb"\x89PNG\r\n\x1a\n", "png"),
     (rb"RIFF....WEBP", "webp"),
     (rb"GIF8[79]a", "gif"),
     (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00", "bmp"),
     (rb"II\*\x00|MM\x00\*|II\x2b\x00|MM\x00\x2b", "tiff"),
-    (rb"....ftyp(avi[fs]|(mif1|msf1).{4,32}?avi[fs])", "avif"),
+    (rb"....ftyp(avi[fs]|(mif1|msf1|miaf).{4,64}?avi[fs])", "avif"),
+    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1|miaf)", "heic"),
     (rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "jp2"),
     (rb"P[1-6][ \t\r\n]", "ppm"),
-    (rb"....ftyp(heic|heix|hevc|hevx|mif1|msf1)", "heic"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n", "jxl"),
     (rb"8BPS", "psd"),
-    (rb"\x00\x00[\x01\x02]\x00", "ico"),
-    (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", "video"),
-    (rb"ID3|fLaC|OggS|RIFF....WAVE|\xff[\xfb\xf3\xf2]", "audio"),
+    (rb"\x00\x00[\x01\x02]\x00(?!\x00\x00)", "ico"),
+    (rb"gimp xcf", "xcf"),
+    (rb"DDS ", "dds"),
+    (rb"\x76\x2f\x31\x01", "exr"),
+    (rb"#\?RADIANCE|#\?RGBE", "hdr"),
+    (rb"qoif", "qoi"),
+    (rb"icns", "icns"),
+    (rb"II\xbc\x01", "jxr"),
+    (rb"AT&TFORM....DJV", "djvu"),
+    (rb"SIMPLE  =", "fits"),
+    (rb"....ftypqt", "mov"),
+    (rb"....ftypM4[AB]", "m4a"),
+    (rb"....ftyp", "mp4"),
+    (rb"\x1a\x45\xdf\xa3.{0,64}?webm", "webm"),
+    (rb"\x1a\x45\xdf\xa3", "mkv"),
+    (rb"RIFF....AVI ", "avi"),
+    (rb"FLV\x01", "flv"),
+    (rb"fLaC", "flac"),
+    (rb"OggS", "ogg"),
+    (rb"RIFF....WAVE", "wav"),
+    (rb"ID3|\xff[\xfb\xf3\xf2]", "mp3"),
     (rb"%PDF-", "pdf"),
-    (rb"\x1f\x8b|PK\x03\x04|Rar!|7z\xbc\xaf|BZh|\x28\xb5\x2f\xfd", "archive"),
+    (rb"%!PS", "eps"),
+    (rb"\x1f\x8b", "gz"),
+    (rb"PK\x03\x04", "zip"),
+    (rb"Rar!", "rar"),
+    (rb"7z\xbc\xaf", "7z"),
+    (rb"BZh", "bz2"),
+    (rb"\x28\xb5\x2f\xfd", "zst"),
 )
 _SIGNATURES = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _MAGIC)
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
@@ -44,15 +70,30 @@ _HEAD = 1024
 """How many bytes are looked at to tell kinds of text apart."""
 
 _PILLOW = {
-    "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "avif": "AVIF", "jp2": "JPEG2000",
-    "ppm": "PPM",
+    "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "avif": "AVIF",
+    "jp2": "JPEG2000", "ppm": "PPM", "ico": "ICO",
 }  # fmt: skip
-IMAGES = frozenset({"jpeg", *_PILLOW})
+IMAGES = frozenset({*_PILLOW, "heic"})
 """Kinds that can be decoded."""
-OTHER_IMAGES = frozenset({"heic", "jxl", "psd", "ico"})
+OTHER_IMAGES = frozenset({
+    "svg", "psd", "jxl", "xcf", "dds", "exr", "hdr", "qoi", "icns", "jxr", "jls", "djvu", "fits", "eps",
+})  # fmt: skip
 """Images, but of a kind that no decoder here reads."""
 
+_EXTENSIONS = {
+    "jpeg": "jpg",
+    "tiff": "tif",
+    "json": "bin",
+    "xml": "bin",
+    "text": "bin",
+    "unknown": "bin",
+    "empty": "bin",
+}
+"""Kinds that are not their own extension. KEY.txt and KEY.json are other parts of a sample, so never text or JSON."""
+
 ORIENTATION = int(ExifTags.Base.Orientation)
+_ICON_ENTRY = 16
+"""Bytes of an entry in the directory of an icon file; the directory's own head has 6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +103,20 @@ class Header:
     Attributes:
         kind: one of `IMAGES`.
         width, height: in pixels, as stored.
-        orientation: EXIF orientation, 1 to 8; 1 when there is none. AVIF's rotations are given in the same terms.
+        orientation: EXIF orientation, 1 to 8; 1 when there is none. AVIF's rotations are given in the same terms;
+            those of HEIC are in its size already.
+        space: of a JPEG, its colours as simplejpeg names them; "" where that library cannot read the file.
+        profile: the ICC profile of a JPEG; other kinds keep theirs for the decoder to find.
+        animated: whether more pictures follow the first; for kinds that can be stored as they came.
     """
 
     kind: str
     width: int
     height: int
     orientation: int = 1
+    space: str = ""
+    profile: bytes | None = None
+    animated: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -80,8 +128,8 @@ def sniff(body: bytes) -> str:
     """The kind of `body` by its first bytes.
 
     Returns:
-        One of `IMAGES` or `OTHER_IMAGES`; else "video", "audio", "pdf", "archive", "svg", "html", "xml", "json",
-        "text", "empty" or "unknown".
+        One of `IMAGES` or `OTHER_IMAGES`; else what it is instead: "mp4", "webm", "mp3", "pdf", "zip" and so on, or
+        "html", "xml", "json", "text", "empty", "unknown".
     """
     for signature, kind in _SIGNATURES:
         if signature.match(body):
@@ -104,30 +152,36 @@ def sniff(body: bytes) -> str:
     return "json" if head[:1] in b"{[" else "text"
 
 
+def extension_of(kind: str) -> str:
+    """How a file of `kind` (as `sniff` names it) is called, without the dot; "bin" when that says nothing useful."""
+    return _EXTENSIONS.get(kind, kind)
+
+
 def read_header(body: bytes) -> Header:
     """Size and orientation of the image in `body`; decodes no pixel and allocates nothing of the picture's size.
 
     Raises:
         NotMedia: the bytes are no image; the message holds what they are.
-        DecodeError: an image of an unsupported kind, or with a broken header.
+        UnsupportedFormat: an image of a kind that no decoder here reads; the message holds which.
+        DecodeError: a broken header.
         TooManyPixels: a frame of a GIF exceeds Pillow's own limit.
     """
     kind = sniff(body)
-    if kind in OTHER_IMAGES:
-        raise DecodeError(f"unsupported image type: {kind}")
     if kind not in IMAGES:
+        if kind in OTHER_IMAGES:
+            raise UnsupportedFormat(f"unsupported image type: {kind}")
         raise NotMedia(f"not an image: {kind}")
     try:
-        width, height, orientation = _HEADERS.get(kind, _pillow_header)(body, kind)
-    except DecodeError:
+        header = _HEADERS.get(kind, _pillow_header)(body, kind)
+    except (DecodeError, UnsupportedFormat):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels("more pixels than the decoder allows") from error
     except (Exception, MemoryError) as error:
         raise DecodeError(f"broken {kind} header") from error
-    if width < 1 or height < 1:
+    if header.width < 1 or header.height < 1:
         raise DecodeError(f"broken {kind} header")
-    return Header(kind=kind, width=width, height=height, orientation=orientation if orientation in range(1, 9) else 1)
+    return header
 
 
 def open_pillow(body: bytes, kind: str) -> Image.Image:
@@ -135,19 +189,33 @@ def open_pillow(body: bytes, kind: str) -> Image.Image:
 
     `Image.open` is not used because it would try every plug-in that is registered, and because its limit on pixels is
     one for the whole process; `max_decode_pixels` was checked before.
+
+    Raises:
+        UnsupportedFormat: this Pillow was built without that plug-in.
     """
     if _PILLOW[kind] not in Image.OPEN:
         Image.init()
     if _PILLOW[kind] not in Image.OPEN:
-        raise DecodeError(f"unsupported image type: {kind}")
+        raise UnsupportedFormat(f"unsupported image type: {kind}")
     factory, _ = Image.OPEN[_PILLOW[kind]]
     return factory(BytesIO(body), "")
 
 
+def open_heif(body: bytes) -> pillow_heif.HeifFile:
+    """The lazily opened HEIC image; as an array it is (h, w) grey or (h, w, 3 or 4) blue-green-red(-alpha)."""
+    return pillow_heif.open_heif(body, bgr_mode=True)
+
+
 def quiet_pillow() -> None:
-    """Silence Pillow's warnings and log: a line per odd image, and with `-W error` a failure."""
+    """No warnings and log lines of Pillow: one per odd image, and with `-W error` a failure. And no threads of its own.
+
+    A process per core is there already.
+    """
     logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    pillow_heif.options.DECODE_THREADS = 1
+    pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
 
 def orientation_of(exif: bytes | None) -> int:
@@ -163,83 +231,146 @@ def orientation_of(exif: bytes | None) -> int:
     return value if isinstance(value, int) and value in range(1, 9) else 1
 
 
-def _jpeg_header(body: bytes, _kind: str) -> tuple[int, int, int]:
-    # The decoder's own parser, so that what is checked is what gets decoded.
-    height, width, _, _ = simplejpeg.decode_jpeg_header(body, strict=False)
-    return width, height, orientation_of(jpeg_exif(body))
+def _jpeg_header(body: bytes, kind: str) -> Header:
+    exif, profile = _jpeg_tags(body)
+    try:
+        # The decoder's own parser, so that what is checked is what gets decoded.
+        height, width, space, _ = simplejpeg.decode_jpeg_header(body, strict=False)
+    except (ValueError, KeyError):
+        # Chroma sampling that TurboJPEG has no name for, such as 4:1:0.
+        width, height = open_pillow(body, kind).size
+        space = ""
+    return Header(kind=kind, width=width, height=height, orientation=orientation_of(exif), space=space, profile=profile)
 
 
 def jpeg_exif(body: bytes) -> bytes | None:
     """The first EXIF segment before the picture data."""
-    at = 2
+    return _jpeg_tags(body)[0]
+
+
+def _jpeg_tags(body: bytes) -> tuple[bytes | None, bytes | None]:
+    """The first EXIF segment, and the ICC profile, which may be cut into up to 255 segments (ICC.1, annex B.4)."""
+    exif = None
+    pieces: dict[int, bytes] = {}
+    at, announced = 2, 0
     while at + 4 <= len(body) and body[at] == 0xFF:  # noqa: PLR2004 (every marker starts with it)
         marker = body[at + 1]
         if marker == 0xFF:  # noqa: PLR2004 (fill byte)
             at += 1
             continue
         if marker == 0xDA:  # noqa: PLR2004 (start of scan)
-            return None
-        size = int.from_bytes(body[at + 2 : at + 4], "big")
-        if marker == 0xE1 and body[at + 4 : at + 10] == b"Exif\0\0":  # noqa: PLR2004 (APP1)
-            return body[at + 4 : at + 2 + size]
-        at += 2 + size
-    return None
+            break
+        end = at + 2 + int.from_bytes(body[at + 2 : at + 4], "big")
+        if marker == 0xE1 and exif is None and body.startswith(b"Exif\0\0", at + 4):  # noqa: PLR2004 (APP1)
+            exif = body[at + 4 : end]
+        elif marker == 0xE2 and end >= at + 18 and body.startswith(b"ICC_PROFILE\0", at + 4):  # noqa: PLR2004 (APP2)
+            pieces[body[at + 16]] = body[at + 18 : end]
+            announced = body[at + 17]
+        at = end
+    whole = len(pieces) == announced and all(number in pieces for number in range(1, announced + 1))
+    return exif, b"".join(pieces[number] for number in sorted(pieces)) if pieces and whole else None
 
 
-def _png_header(body: bytes, _kind: str) -> tuple[int, int, int]:
+def _png_header(body: bytes, kind: str) -> Header:
     """By the PNG specification; the tags may also come after the picture data."""
     width, height = struct.unpack(">4xII", body[12:24].ljust(12, b"\0"))
-    at = 8
+    at, orientation, animated = 8, 1, False
     while at + 8 <= len(body):
-        size, name = struct.unpack(">I4s", body[at : at + 8])
+        size, name = struct.unpack_from(">I4s", body, at)
         if name == b"eXIf":
-            return width, height, orientation_of(body[at + 8 : at + 8 + size])
+            orientation = orientation_of(body[at + 8 : at + 8 + size])
+            break
+        animated |= name == b"acTL"
         at += 12 + size
-    return width, height, 1
+    return Header(kind=kind, width=width, height=height, orientation=orientation, animated=animated)
 
 
-def _webp_header(body: bytes, _kind: str) -> tuple[int, int, int]:
+def _webp_header(body: bytes, kind: str) -> Header:
     """By RFC 9649. Pillow's plug-in is not used: it allocates the canvas when it opens a file."""
-    kind, at = body[12:16], 20
-    if kind == b"VP8X":
+    chunk, at = body[12:16], 20
+    if chunk == b"VP8X":
         width = 1 + int.from_bytes(body[at + 4 : at + 7], "little")
         height = 1 + int.from_bytes(body[at + 7 : at + 10], "little")
-        return width, height, orientation_of(_webp_chunk(body, b"EXIF"))
-    if kind == b"VP8L" and body[at : at + 1] == b"\x2f":
+        orientation = orientation_of(webp_chunk(body, b"EXIF"))
+        animated = bool(body[at] & 2)
+        return Header(kind=kind, width=width, height=height, orientation=orientation, animated=animated)
+    if chunk == b"VP8L" and body[at : at + 1] == b"\x2f":
         bits = int.from_bytes(body[at + 1 : at + 5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), 1
-    if kind == b"VP8 " and body[at + 3 : at + 6] == b"\x9d\x01\x2a":
+        return Header(kind=kind, width=1 + (bits & 0x3FFF), height=1 + (bits >> 14 & 0x3FFF))
+    if chunk == b"VP8 " and body[at + 3 : at + 6] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(body[at + 6 + i : at + 8 + i], "little") & 0x3FFF for i in (0, 2))
-        return width, height, 1
+        return Header(kind=kind, width=width, height=height)
     raise DecodeError("broken webp header")
 
 
-def _webp_chunk(body: bytes, name: bytes) -> bytes | None:
+def webp_chunk(body: bytes, name: bytes) -> bytes | None:
+    """The first chunk called `name`, such as b"ICCP", of a WebP file."""
     at = 12
     while at + 8 <= len(body):
         size = int.from_bytes(body[at + 4 : at + 8], "little")
-        if body[at : at + 4] == name:
+        if body.startswith(name, at):
             return body[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
     return None
 
 
-def _jp2_header(body: bytes, _kind: str) -> tuple[int, int, int]:
+def _jp2_header(body: bytes, kind: str) -> Header:
     """From the codestream's SIZ segment (ISO 15444-1, A.5.1): the box around it may claim something else."""
     at = body.index(b"\xff\x4f\xff\x51") + 8
     right, bottom, left, top = (int.from_bytes(body[at + i : at + i + 4], "big") for i in (0, 4, 8, 12))
-    return right - left, bottom - top, 1
+    return Header(kind=kind, width=right - left, height=bottom - top)
 
 
-def _tiff_header(body: bytes, kind: str) -> tuple[int, int, int]:
+def _tiff_header(body: bytes, kind: str) -> Header:
     # The tags, not `size`: newer Pillow turns that upright already, older does not.
     tags = open_pillow(body, kind).tag_v2  # type: ignore[attr-defined]
-    return int(tags[256]), int(tags[257]), int(tags.get(ORIENTATION, 1))
+    orientation = int(tags.get(ORIENTATION, 1))
+    return Header(
+        kind=kind,
+        width=int(tags[256]),
+        height=int(tags[257]),
+        orientation=orientation if orientation in range(1, 9) else 1,
+    )
 
 
-def _pillow_header(body: bytes, kind: str) -> tuple[int, int, int]:
+def icon(body: bytes) -> tuple[bytes, bytes]:
+    """The largest picture of an icon or cursor file, the deepest of several: its directory entry and its data.
+
+    The data is a whole PNG file, or a bitmap without its file header and with a mask below it.
+    """
+    count = int.from_bytes(body[4:6], "little")
+    entries = [body[at : at + _ICON_ENTRY] for at in range(6, 6 + _ICON_ENTRY * count, _ICON_ENTRY)]
+    whole = [entry for entry in entries if len(entry) == _ICON_ENTRY]
+    # 0 stands for 256 in both sides; of a cursor the "depth" is a coordinate, which does no harm here.
+    entry = max(whole, key=lambda one: ((one[0] or 256) * (one[1] or 256), int.from_bytes(one[6:8], "little")))
+    size, start = struct.unpack("<II", entry[8:])
+    return entry, body[start : start + size]
+
+
+def _icon_header(body: bytes, kind: str) -> Header:
+    """From the picture itself: the directory may claim something else, and cannot say more than 256."""
+    _, data = icon(body)
+    if sniff(data) == "png":
+        inner = _png_header(data, "png")
+        return Header(kind=kind, width=inner.width, height=inner.height)
+    width, height = struct.unpack("<4xii", data[:12])
+    return Header(kind=kind, width=width, height=abs(height) // 2)
+
+
+def _heif_header(body: bytes, kind: str) -> Header:
+    """As libheif gives it: its turns and mirrors applied, so that the EXIF orientation must not be (ISO 23008-12)."""
+    width, height = open_heif(body).size
+    return Header(kind=kind, width=width, height=height)
+
+
+def _pillow_header(body: bytes, kind: str) -> Header:
     image = open_pillow(body, kind)
-    return *image.size, orientation_of(image.info.get("exif"))
+    orientation = orientation_of(image.info.get("exif"))
+    animated = kind == "avif" and getattr(image, "n_frames", 1) > 1
+    return Header(kind=kind, width=image.width, height=image.height, orientation=orientation, animated=animated)
 
 
-_HEADERS = {"jpeg": _jpeg_header, "png": _png_header, "webp": _webp_header, "jp2": _jp2_header, "tiff": _tiff_header}
+_HEADERS = {
+    "jpeg": _jpeg_header, "png": _png_header, "webp": _webp_header, "jp2": _jp2_header, "tiff": _tiff_header,
+    "ico": _icon_header, "heic": _heif_header,
+}  # fmt: skip

@@ -1,4 +1,7 @@
-"""Hashes of the bytes as they came over the network."""
+"""Hashes of the bytes as they came over the network, and as they are stored.
+
+About half a millisecond per megabyte with SHA-256, beside the interpreter lock; so nothing is hashed twice.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,34 @@ class VerifyHash:
         _, self._name = config.input.verify_hash
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample as it is."""
+        """The sample with the digest in `hashes`."""
         expected = sample.item.columns.get(self._name)  # the reader renamed the user's column to the hash's name
-        if expected is None or str(expected).strip().lower() != _digest(self._name, sample.body):
+        if expected is None:
             raise HashMismatch("hash mismatch")
-        return sample
+        digest = _digest(self._name, sample.body)
+        if str(expected).strip().lower() != digest:
+            raise HashMismatch("hash mismatch")
+        return replace(sample, hashes={**sample.hashes, self._name: digest})
 
 
 class ComputeHash:
-    """Put the hex digest of `body` into `hashes`. Option `compute_hash`."""
+    """Put the hex digest of `body` into `hashes`, that of `data` into `stored_hash`. Option `compute_hash`.
+
+    The last of the transforms, since it needs what will be stored.
+    """
 
     def __init__(self, config: JobConfig) -> None:
         assert config.image.compute_hash is not None
         self._name = config.image.compute_hash
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample with its hash."""
-        return replace(sample, hashes={**sample.hashes, self._name: _digest(self._name, sample.body)})
+        """The sample with its hashes."""
+        original = sample.hashes.get(self._name) or _digest(self._name, sample.body)
+        if sample.data is sample.body:
+            stored: str | None = original
+        else:
+            stored = None if sample.data is None else _digest(self._name, sample.data)
+        return replace(sample, hashes={**sample.hashes, self._name: original}, stored_hash=stored)
 
 
 def _digest(name: str, body: bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _NEWLINE = "\n    "
-_encode = json.JSONEncoder(separators=("," + _NEWLINE, ": "), allow_nan=False).encode
+_encode = json.JSONEncoder(separators=("," + _NEWLINE, ": "), allow_nan=False, check_circular=False).encode
 
 
 def dump_row(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ less code than it takes to have generated classes agree with every version of th
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import struct
 import sys
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from img2dataset_dist.model import Sample
 from img2dataset_dist.writers import Opener
+from img2dataset_dist.writers.batches import BatchedFile
 from img2dataset_dist.writers.layout import Layout
 from img2dataset_dist.writers.metadata import MetadataWriter
 from img2dataset_dist.writers.sample_json import plain, utf8
@@ -46,7 +47,7 @@ class TFRecordWriter:
         self._layout = layout
         self._kinds = {field.name: _kind_of_items(field.type) for field in layout.schema()}
         self._metadata = MetadataWriter(opener, f"{shard_name}.parquet", layout.schema())
-        self._file = opener(f"{shard_name}.tfrecord")
+        self._file = BatchedFile(opener(f"{shard_name}.tfrecord"))
 
     def write(self, sample: Sample) -> None:
         """Take one sample."""
@@ -58,7 +59,7 @@ class TFRecordWriter:
             for name, value in row.items():
                 if name not in features:
                     features[name] = feature(value, self._kinds[name])
-            self._file.write(record(example(features)))
+            self._file.write([record(example(features))])
         self._metadata.write(row)
 
     def close(self) -> None:
@@ -72,8 +73,7 @@ class TFRecordWriter:
 
     def abort(self) -> None:
         """Close the files as they are; never raises."""
-        with contextlib.suppress(Exception):
-            self._file.close()
+        self._file.abort()
         self._metadata.abort()
 
 
@@ -85,10 +85,13 @@ def record(data: bytes) -> bytes:
 
 def example(features: dict[str, bytes]) -> bytes:
     """A tf.train.Example of encoded features by name."""
-    entries = (
-        _field(_FIRST, _field(_FIRST, utf8(name)) + _field(_SECOND, content)) for name, content in features.items()
-    )
+    entries = [_field(_FIRST, _name(name) + _field(_SECOND, content)) for name, content in features.items()]
     return _field(_FIRST, b"".join(entries))
+
+
+@functools.lru_cache(1024)
+def _name(name: str) -> bytes:
+    return _field(_FIRST, utf8(name))
 
 
 def feature(value: Any, kind_if_empty: bytes = BYTES) -> bytes:
@@ -97,6 +100,9 @@ def feature(value: Any, kind_if_empty: bytes = BYTES) -> bytes:
     Beyond img2dataset, which fails there: null in a list of floats is NaN, a list of integers with null is text, items
     that are lists or structs are JSON, an empty list has the kind `kind_if_empty`.
     """
+    kind = type(value)
+    if kind is str or kind is bytes or value is None:  # most values, without the questions that lists need
+        return _field(BYTES, _field(_FIRST, utf8(value) if kind is str else value or b""))
     values = value if isinstance(value, (list, tuple)) else (value,)
     if not values:
         return _field(kind_if_empty, b"")

@@ -6,14 +6,27 @@ to the first dot as one sample. The same samples in the same order give the same
 
 from __future__ import annotations
 
-import contextlib
 import tarfile
 
 from img2dataset_dist.model import Sample
 from img2dataset_dist.writers import Opener
+from img2dataset_dist.writers.batches import BatchedFile
 from img2dataset_dist.writers.layout import Layout
 from img2dataset_dist.writers.metadata import MetadataWriter
 from img2dataset_dist.writers.sample_json import dump_row, utf8
+
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 154)
+"""Where a header has what differs between members: POSIX.1-1988, ustar."""
+_LARGEST = 8**11 - 1
+"""Bytes of a member whose size fits in eleven octal digits."""
+
+_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # mode 0644, owner 0, time 0, no names, size 0
+_AFTER_NAME = _HEADER[_NAME.stop : _SIZE.start]
+_AFTER_SIZE = _HEADER[_SIZE.stop : _CHECKSUM.start]
+_AFTER_CHECKSUM = _HEADER[_CHECKSUM.stop :]
+_SUM = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 7 * ord(" ") + sum(_AFTER_CHECKSUM)
+"""Sum of the bytes that are the same in all headers. The checksum counts as eight spaces, and has one at its end."""
+_PADDING = [bytes(size) for size in range(tarfile.BLOCKSIZE)]
 
 
 class WebDatasetWriter:
@@ -22,29 +35,25 @@ class WebDatasetWriter:
     def __init__(self, opener: Opener, shard_name: str, layout: Layout) -> None:
         self._layout = layout
         self._metadata = MetadataWriter(opener, f"{shard_name}.parquet", layout.schema())
-        self._written = 0
-        self._tar = opener(f"{shard_name}.tar")
+        self._tar = BatchedFile(opener(f"{shard_name}.tar"))
 
     def write(self, sample: Sample) -> None:
         """Take one sample."""
         row = self._layout.row(sample)
         if sample.failure is None:
             key = sample.item.key
-            blocks = [
-                *_member(self._layout.name_of(sample), sample.data or b""),
-                *_member(f"{key}.json", dump_row(row).encode()),
-            ]
+            pieces: tuple[bytes, ...] = _member(self._layout.name_of(sample), sample.data or b"")
+            pieces += _member(f"{key}.json", dump_row(row).encode())
             if self._layout.caption:
-                blocks += _member(f"{key}.txt", utf8(self._layout.caption_text(sample)))
-            self._put(b"".join(blocks))
+                pieces += _member(f"{key}.txt", utf8(self._layout.caption_text(sample)))
+            self._tar.write(pieces)
         self._metadata.write(row)
 
     def close(self) -> None:
         """Write the end of the archive and the metadata, and close both files, also when one fails."""
         try:
-            with contextlib.closing(self._tar):
-                end = 2 * tarfile.BLOCKSIZE
-                self._put(bytes(end + -(self._written + end) % tarfile.RECORDSIZE))
+            end = 2 * tarfile.BLOCKSIZE
+            self._tar.close([bytes(end + -(self._tar.written + end) % tarfile.RECORDSIZE)])
         except BaseException:
             self._metadata.abort()
             raise
@@ -52,21 +61,25 @@ class WebDatasetWriter:
 
     def abort(self) -> None:
         """Close the files as they are; never raises."""
-        with contextlib.suppress(Exception):
-            self._tar.close()
+        self._tar.abort()
         self._metadata.abort()
-
-    def _put(self, content: bytes) -> None:
-        self._tar.write(content)
-        self._written += len(content)
 
 
 def _member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
-    """Header, content and padding of one file in a tar.
+    """Header, content and padding of one file in a tar."""
+    return _header(name, len(content)), content, _PADDING[-len(content) % tarfile.BLOCKSIZE]
 
-    Written here and not by `tarfile.TarFile`, which keeps every member in memory until the archive is closed. The pax
-    format is plain ustar unless the name is too long or too foreign for it.
+
+def _header(name: str, size: int) -> bytes:
+    """The same bytes as `TarInfo.tobuf`, in a tenth of its time: nearly everything in them is always the same.
+
+    What is too long or too foreign for ustar goes to `tarfile`, which puts a pax header before it. `tarfile.TarFile`
+    itself would keep every member in memory until the archive is closed.
     """
-    info = tarfile.TarInfo(name)  # mode 0644, owner 0, time 0, no names
-    info.size = len(content)
-    return info.tobuf(tarfile.PAX_FORMAT), content, bytes(-len(content) % tarfile.BLOCKSIZE)
+    if size > _LARGEST or len(name) > _NAME.stop or not name.isascii():
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.PAX_FORMAT)
+    start, digits = name.encode(), b"%011o" % size
+    checksum = b"%06o" % (_SUM + sum(start) + sum(digits))
+    return b"".join((start.ljust(_NAME.stop, b"\0"), _AFTER_NAME, digits, _AFTER_SIZE, checksum, _AFTER_CHECKSUM))

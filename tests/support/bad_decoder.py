@@ -16,7 +16,7 @@ import pytest
 from support.photos import picture
 
 _MARK = "deed="
-_BUGS = f'''
+_BUGS = f"""
 import ctypes, os, signal, time
 import simplejpeg
 
@@ -37,7 +37,7 @@ def buggy(data, *args, **kwargs):
     return real(data, *args, **kwargs)
 
 simplejpeg.decode_jpeg = buggy
-'''
+"""
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def test_small_decode_only_for_the_area_filter(options, monkeypatch):
     body = file(PHOTO.resize((1800, 1200)), "JPEG")
     calls = []
 
-    def spy(body, header, at_least):
+    def spy(body, header, at_least, **_):
         calls.append(at_least)
         raise DecodeError("enough")
 
@@ -408,12 +408,10 @@ NO_IMAGE = [
     (b"", "empty"),
     (b"  \n<!DOCTYPE html><html>", "html"),
     (b"\xef\xbb\xbf<HTML>", "html"),
-    (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "svg"),
-    (b"<svg width='1'/>", "svg"),
     (b"404 not found", "text"),
     (b'{"error": 404}', "json"),
     (b"%PDF-1.4", "pdf"),
-    (b"\x00\x00\x00\x18ftypmp42", "video"),
+    (b"\x00\x00\x00\x18ftypmp42", "mp4"),
     (bytes(range(256)), "unknown"),
 ]
 
@@ -493,7 +491,7 @@ def test_whatever_a_decoder_raises_is_a_decode_error(error, monkeypatch):
     def broken(*_):
         raise error
 
-    monkeypatch.setattr("img2dataset_dist.transforms.decode.open_pillow", broken)
+    monkeypatch.setattr("img2dataset_dist.transforms.png.load", broken)
     with pytest.raises(DecodeError) as caught:
         transform()(sample(file(SMALL)))
     assert not any(character.isdigit() for character in str(caught.value))
@@ -591,5 +589,4 @@ def test_fast_is_close_to_exact(kind, size, to):
     area = cv2.resize(whole, exact.shape[1::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(exact.astype(int) - area).max() <= 1
     assert structural_similarity(fast, exact, channel_axis=2) > (0.98 if kind == "JPEG" else 0.99)
-    large = kind == "PNG" and size[0] > 5 * to
-    assert np.array_equal(fast, exact) == large, "a large reduction that no decoder helps with is the filter's"
+    assert not np.array_equal(fast, exact)

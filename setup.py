@@ -52,7 +52,7 @@ setup(
         "google-crc32c>=1.5",
         "ijson>=3.2",
         "numpy>=1.24",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.12",
         "pillow>=11.3",
         "pillow-heif>=1.0",
         "protego>=0.6.2",

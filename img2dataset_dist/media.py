@@ -91,6 +91,9 @@ _EXTENSIONS = {
 }
 """Kinds that are not their own extension. KEY.txt and KEY.json are other parts of a sample, so never text or JSON."""
 
+_LARGE_TILE = 2**22
+"""Pixels; of a small picture the tiles may be larger than it is, but not by any size."""
+
 ORIENTATION = int(ExifTags.Base.Orientation)
 _ICON_ENTRY = 16
 """Bytes of an entry in the directory of an icon file; the directory's own head has 6."""
@@ -325,10 +328,13 @@ def _tiff_header(body: bytes, kind: str) -> Header:
     # The tags, not `size`: newer Pillow turns that upright already, older does not.
     tags = open_pillow(body, kind).tag_v2  # type: ignore[attr-defined]
     orientation = int(tags.get(ORIENTATION, 1))
+    width, height = int(tags[256]), int(tags[257])
+    if int(tags.get(322, 0)) * int(tags.get(323, 0)) > max(width * height, _LARGE_TILE):
+        raise DecodeError(f"broken {kind} header")  # the decoder makes room for a whole tile
     return Header(
         kind=kind,
-        width=int(tags[256]),
-        height=int(tags[257]),
+        width=width,
+        height=height,
         orientation=orientation if orientation in range(1, 9) else 1,
     )
 

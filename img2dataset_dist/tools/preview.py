@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from img2dataset_dist.errors import ConfigError
+from img2dataset_dist.media import IMAGES, extension_of
 from img2dataset_dist.model import SUCCESS
 from img2dataset_dist.storage import Folder
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
+SUFFIXES = frozenset({"jpeg", *map(extension_of, IMAGES)})
+COLUMNS = ("jpg", "png", "webp", "avif")
 SIDE = 128
 """Longest side of a thumbnail in pixels."""
 
@@ -104,7 +106,7 @@ def _open(dataset: str) -> _Dataset:
         raise ConfigError(f"there is no dataset in {dataset!r}: it is empty or does not exist")
     raise ConfigError(
         f"there are no pictures to show in {dataset!r}: looked for *.tar, for folders named by numbers, and for "
-        f"*.parquet with a column {', '.join(SUFFIXES)}; it holds {', '.join(names[:5])}{', ...' * (len(names) > 5)}"  # noqa: PLR2004
+        f"*.parquet with a column {', '.join(COLUMNS)}; it holds {', '.join(names[:5])}{', ...' * (len(names) > 5)}"  # noqa: PLR2004
     )
 
 
@@ -182,7 +184,7 @@ def _media_column(folder: Folder, shard: str) -> str | None:
             schema = pq.read_schema(file)
     except (OSError, ValueError):
         return None
-    return next((field.name for field in schema if field.name in SUFFIXES and "binary" in str(field.type)), None)
+    return next((field.name for field in schema if field.name in COLUMNS and "binary" in str(field.type)), None)
 
 
 def _from_tar(folder: Folder, shard: str, wanted: int, rng: random.Random) -> Pictures:

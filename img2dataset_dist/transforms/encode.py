@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 
 from img2dataset_dist.config import ImageConfig
-from img2dataset_dist.errors import ConfigError, EncodeError
+from img2dataset_dist.errors import EncodeError
 from img2dataset_dist.transforms.resize import Pixels
 
 _LONGEST = {"jpg": 65500, "png": 1_000_000, "webp": 16383, "avif": 32768}
@@ -45,19 +45,6 @@ def encode(pixels: Pixels, image: ImageConfig) -> bytes:
         return _WAYS[name](pixels, image)
     except (cv2.error, MemoryError) as error:
         raise EncodeError(f"the {name} encoder failed") from error
-
-
-def check_encoder(image: ImageConfig) -> None:
-    """See that there is an encoder for `encode_format`; OpenCV's packages before 4.12 have none for AVIF.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if not cv2.haveImageWriter(f".{image.encode_format}"):
-        raise ConfigError(
-            f"encode_format={image.encode_format!r}: OpenCV {cv2.__version__} cannot write it; "
-            "try pip install --upgrade opencv-python-headless"
-        )
 
 
 def _jpg(pixels: Pixels, image: ImageConfig) -> bytes:

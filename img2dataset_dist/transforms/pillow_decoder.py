@@ -44,6 +44,8 @@ def decode_pillow(body: bytes, header: Header, at_least: tuple[int, int], *, dam
     """
     kind = header.kind
     image = open_pillow(body, kind)
+    if sorted(image.size) != sorted((header.width, header.height)):  # sorted: Pillow turns a TIFF
+        raise DecodeError(f"corrupt {kind}")  # it would make room for another picture than the one that was checked
     if kind == "jp2":
         if body.rfind(_CODESTREAM_END) < 0:
             raise DecodeError("truncated jp2")  # of which Pillow takes the first part for a picture
@@ -107,9 +109,8 @@ def _to_picture(image: Image.Image, header: Header, depth: int, *, plain: bool) 
     profile = image.info.get("icc_profile")
     key = image.info.get("transparency")
     if image.mode == "P":
-        image = image.convert("RGB" if key is None else "RGBA")
-        key = None
-    elif image.mode == "1":
+        return _from_palette(image, header, plain=plain)
+    if image.mode == "1":
         image = image.convert("L")
         depth = _BYTE
     if image.mode in _WITH_ALPHA:
@@ -131,6 +132,26 @@ def _to_picture(image: Image.Image, header: Header, depth: int, *, plain: bool) 
         wanted = np.asarray([value >> _BYTE if depth == _DEEP else value for value in key])
         alpha = _hidden((colours == wanted).all(axis=2))
     return finish(cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), header, alpha=alpha, profile=profile, plain=plain)
+
+
+def _from_palette(image: Image.Image, header: Header, *, plain: bool) -> Picture:
+    """Colours are converted and blended once for the palette, not for each pixel."""
+    assert image.palette is not None
+    key, kind = image.info.get("transparency"), "RGBA" if image.palette.mode == "RGBA" else "RGB"
+    swatch = Image.frombytes("P", (256, 1), bytes(range(256)))
+    swatch.putpalette(image.getpalette(kind) or [], kind)
+    if key is not None:
+        swatch.info["transparency"] = key
+    rgba = np.asarray(swatch.convert("RGBA"))
+    alpha = None if key is None and kind == "RGB" else cv2.extractChannel(rgba, 3)
+    upright = Header(kind=header.kind, width=256, height=1)
+    colours = finish(
+        cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR), upright, alpha=alpha, profile=image.info.get("icc_profile"), plain=plain
+    )
+    table = colours.pixels if colours.to_srgb is None else colours.to_srgb(colours.pixels)
+    indices = np.asarray(image)
+    pixels: Pixels = cv2.merge([cv2.LUT(indices, np.ascontiguousarray(table[0, :, channel])) for channel in range(3)])
+    return finish(pixels, header, plain=colours.plain)
 
 
 def _from_grey(image: Image.Image, header: Header, depth: int, *, plain: bool) -> Picture:

@@ -13,10 +13,10 @@ from PIL import Image, features
 from support.photos import COLOUR, photograph
 
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.errors import ConfigError, EncodeError
+from img2dataset_dist.errors import EncodeError
 from img2dataset_dist.media import sniff
 from img2dataset_dist.transforms import encode as module
-from img2dataset_dist.transforms.encode import check_encoder, encode
+from img2dataset_dist.transforms.encode import encode
 
 FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 LOSSY = ("jpg", "webp", "avif")
@@ -154,7 +154,6 @@ def test_the_longest_side_of_a_format(encode_format):
 
 @pytest.mark.parametrize("encode_format", FORMATS)
 def test_a_failing_encoder(encode_format, monkeypatch):
-    monkeypatch.setattr(cv2, "haveImageWriter", lambda _: True)
     monkeypatch.setattr(cv2, "imencode", lambda *_: (False, None))
     with pytest.raises(EncodeError, match=f"the {encode_format} encoder failed"):
         encoded(photo(), encode_format)
@@ -165,12 +164,3 @@ def test_a_failing_encoder(encode_format, monkeypatch):
     monkeypatch.setattr(cv2, "imencode", broken)
     with pytest.raises(EncodeError, match=f"^the {encode_format} encoder failed$"):
         encoded(photo(), encode_format)
-
-
-def test_an_opencv_without_the_encoder_is_told_at_once(monkeypatch):
-    config = JobConfig.from_flat({"url_list": "x.txt", "encode_format": "avif"}).image
-    monkeypatch.setattr(cv2, "haveImageWriter", lambda _: True)
-    check_encoder(config)
-    monkeypatch.setattr(cv2, "haveImageWriter", lambda _: False)
-    with pytest.raises(ConfigError, match="pip install --upgrade opencv-python-headless"):
-        check_encoder(config)

@@ -16,7 +16,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
 
-.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-web clean
+.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,10 +48,15 @@ format: venv-tests ## format the code and fix what can be fixed safely
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: venv-tests ## compare with img2dataset on the same photographs; about six minutes (docs/performance.md)
+bench: venv-tests ## compare with img2dataset on the same photographs; about half an hour (docs/performance.md)
 	@$(call deb_install,$(DEB_BENCH_PACKAGES))
 	@$(BIN)/python benchmarks/run.py </dev/null
+	@$(BIN)/python benchmarks/floor.py </dev/null
 	@$(BIN)/python benchmarks/quality.py </dev/null
+
+bench-scaling: venv-tests ## measure how cost grows with sizes of pictures and thread_count; about a quarter of an hour
+	@$(call deb_install,$(DEB_BENCH_PACKAGES))
+	@$(BIN)/python benchmarks/scaling.py </dev/null
 
 bench-web: venv-tests ## measure slow and failing hosts, fetching alone, and memory; about half an hour (docs/performance.md)
 	@$(call deb_install,$(DEB_BENCH_PACKAGES))

@@ -1,8 +1,8 @@
 """Transforms: what happens to a sample between the network and the writer.
 
-A transform is a class in one file here and one line in `registry.py`: built once per worker from the job's config,
-called from several threads at once. It returns a changed copy (`dataclasses.replace`), or raises a `RowError` that
-becomes the row's failure. It only sees samples that came over the network whole.
+A transform is a class in one file here and one line in `registry.py`: built from the job's config in each process that
+transforms (`child.py`), and called with one sample after another. It returns a changed copy (`dataclasses.replace`), or
+raises a `RowError` that becomes the row's failure. It only sees samples that came over the network whole.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ import simplejpeg
 
 from img2dataset_dist import transforms
 from img2dataset_dist.config import ImageConfig, JobConfig
+from img2dataset_dist.decoders.decode import decode
 from img2dataset_dist.media import read_header
 from img2dataset_dist.model import Fetched, Item
-from img2dataset_dist.transforms.decode import decode
 from img2dataset_dist.transforms.encode import encode
 from img2dataset_dist.transforms.image import sufficient
 from img2dataset_dist.transforms.resize import plan, resize, square
@@ -79,7 +79,7 @@ def _target(width: int, height: int) -> tuple[int, int]:
 
 
 def _reduced(width: int, height: int) -> dict[str, Any]:
-    """As `transforms/jpeg.py` asks: an eighth, a quarter or half of the size if twice the target is still met."""
+    """As `decoders/jpeg.py` asks: an eighth, a quarter or half of the size if twice the target is still met."""
     to = _target(width, height)
     scale = next((n for n in (8, 4, 2) if 2 * to[0] * n <= width and 2 * to[1] * n <= height), 1)
     return {"min_width": -(-width // scale), "min_height": -(-height // scale), "min_factor": 1, "fastupsample": True}

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from img2dataset_dist.config import ImageConfig
+from img2dataset_dist.decoders.decode import decode
 from img2dataset_dist.media import read_header
-from img2dataset_dist.transforms.decode import decode
 from img2dataset_dist.transforms.image import sufficient
 from img2dataset_dist.transforms.resize import Pixels, plan, resize
 

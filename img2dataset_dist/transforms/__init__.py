@@ -36,12 +36,11 @@ def build(config: JobConfig) -> list[Transform]:
 
 def apply(transforms: list[Transform], fetched: Fetched) -> Sample:
     """One fetched row to one sample; every exception becomes data, none gets out."""
-    sample = Sample(item=fetched.item, facts=fetched.facts, failure=fetched.failure)
     if fetched.body is None:
-        return sample
+        return Sample(item=fetched.item, facts=fetched.facts, failure=fetched.failure)
     failure: Failure
     try:
-        done = replace(sample, body=fetched.body)
+        done = Sample(item=fetched.item, facts=fetched.facts, body=fetched.body)
         for transform in transforms:
             done = transform(done)
         return replace(done, body=b"")
@@ -49,4 +48,4 @@ def apply(transforms: list[Transform], fetched: Fetched) -> Sample:
         failure = Failure.of(error)
     except Exception as error:  # noqa: BLE001 (a bug must cost one row, and be seen in it)
         failure = Failure.of(RowError(f"{type(error).__name__}: {error}"[:500]))
-    return replace(sample, failure=failure)
+    return Sample(item=fetched.item, facts=fetched.facts, failure=failure)

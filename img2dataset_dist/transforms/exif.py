@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 from dataclasses import replace
 from io import BytesIO
+from typing import Literal
 
 import exifread
 
@@ -20,6 +22,8 @@ _MOST_BYTES = 2**18
 
 _HEAD = 64
 """How much of a block of tags is looked for, as the way to it told no position."""
+
+_PNG_CHUNK, _WEBP_CHUNK = struct.Struct(">I4s"), struct.Struct("<4sI")
 
 _BOXED = frozenset({"heic", "avif", "jxl", "unknown"})
 """Kinds in which exifread looks for a block of tags itself. Raw files of cameras are "unknown"."""
@@ -81,17 +85,18 @@ def _find(body: bytes, kind: str) -> int | None:
     return None
 
 
-def _chunk(body: bytes, name: bytes, at: int, order: str) -> int | None:
-    """Where the content of a chunk begins, in a PNG (big endian) or a WebP (little endian)."""
-    if body.find(name, at) < 0:  # far faster than going through thousands of chunks
-        return None
-    png = order == "big"
+def _chunk(body: bytes, name: bytes, at: int, order: Literal["big", "little"]) -> int | None:
+    """Where the content of a chunk begins, in a PNG (big endian) or a WebP (little endian).
+
+    From chunk to chunk: to look for the name in all bytes takes ten times as long.
+    """
+    form, extra, padded = (_PNG_CHUNK, 4, 0) if order == "big" else (_WEBP_CHUNK, 0, 1)
     while at + 8 <= len(body):
-        head, size = (body[at + 4 : at + 8], body[at : at + 4]) if png else (body[at : at + 4], body[at + 4 : at + 8])
+        first, second = form.unpack_from(body, at)
+        length, head = (first, second) if order == "big" else (second, first)
         if head == name:
             return at + 8
-        length = int.from_bytes(size, "big" if png else "little")
-        at += 8 + length + (4 if png else length % 2)
+        at += 8 + length + extra + (length & padded)
     return None
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import cv2
 
 from img2dataset_dist.config import ImageConfig, JobConfig
+from img2dataset_dist.decoders.decode import decode
+from img2dataset_dist.decoders.frames import more_than
 from img2dataset_dist.errors import (
     AreaTooLarge,
     AspectTooLarge,
@@ -19,9 +21,7 @@ from img2dataset_dist.errors import (
 from img2dataset_dist.media import Header, quiet_pillow, read_header
 from img2dataset_dist.model import Sample
 from img2dataset_dist.transforms.blur import Box, blur, read_boxes
-from img2dataset_dist.transforms.decode import decode
 from img2dataset_dist.transforms.encode import encode
-from img2dataset_dist.transforms.frames import more_than
 from img2dataset_dist.transforms.resize import Pixels, Plan, plan, resize, square
 
 _KIND = {"jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}

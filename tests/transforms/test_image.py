@@ -491,7 +491,7 @@ def test_whatever_a_decoder_raises_is_a_decode_error(error, monkeypatch):
     def broken(*_):
         raise error
 
-    monkeypatch.setattr("img2dataset_dist.transforms.png.load", broken)
+    monkeypatch.setattr("img2dataset_dist.decoders.png.load", broken)
     with pytest.raises(DecodeError) as caught:
         transform()(sample(file(SMALL)))
     assert not any(character.isdigit() for character in str(caught.value))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from img2dataset_dist.decoders import pillow_decoder
+from img2dataset_dist.decoders.picture import Picture, finish, split_alpha
 from img2dataset_dist.errors import DecodeError
 from img2dataset_dist.media import Header, webp_chunk
-from img2dataset_dist.transforms import pillow_decoder
-from img2dataset_dist.transforms.picture import Picture, finish, split_alpha
 
 _ALPHA = 4
 

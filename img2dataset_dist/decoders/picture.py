@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from img2dataset_dist.decoders.colour import Conversion, conversion
 from img2dataset_dist.errors import DecodeError
 from img2dataset_dist.media import Header
-from img2dataset_dist.transforms.colour import Conversion, conversion
 from img2dataset_dist.transforms.resize import Pixels
 
 

@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 from support.photos import photograph
 
 from img2dataset_dist.config import JobConfig
+from img2dataset_dist.decoders import colour
+from img2dataset_dist.decoders.decode import decode
 from img2dataset_dist.media import read_header
 from img2dataset_dist.model import Item, Sample
-from img2dataset_dist.transforms import colour
-from img2dataset_dist.transforms.decode import decode
 from img2dataset_dist.transforms.image import ImageTransform
 
 PHOTO = photograph("coffee.png").resize((96, 64), Image.Resampling.LANCZOS)

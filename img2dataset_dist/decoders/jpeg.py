@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from img2dataset_dist.decoders import pillow_decoder
+from img2dataset_dist.decoders.colour import conversion
+from img2dataset_dist.decoders.picture import Picture, finish
 from img2dataset_dist.errors import DecodeError
 from img2dataset_dist.media import Header
-from img2dataset_dist.transforms import pillow_decoder
-from img2dataset_dist.transforms.colour import conversion
-from img2dataset_dist.transforms.picture import Picture, finish
 from img2dataset_dist.transforms.resize import Pixels
 
 _CMYK = "CMYK"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from img2dataset_dist.decoders.picture import Picture, finish, from_16_bit, split_alpha
 from img2dataset_dist.errors import DecodeError
 from img2dataset_dist.media import Header, open_heif
-from img2dataset_dist.transforms.picture import Picture, finish, from_16_bit, split_alpha
 
 _ALPHA = 4
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from PIL import Image
 
+from img2dataset_dist.decoders.heif import decode_heif
+from img2dataset_dist.decoders.icon import decode_icon
+from img2dataset_dist.decoders.jpeg import decode_jpeg
+from img2dataset_dist.decoders.picture import Decoder, Picture
+from img2dataset_dist.decoders.pillow_decoder import decode_pillow
+from img2dataset_dist.decoders.png import decode_png
+from img2dataset_dist.decoders.webp import decode_webp
 from img2dataset_dist.errors import DecodeError, RowError, TooManyPixels
 from img2dataset_dist.media import Header
-from img2dataset_dist.transforms.heif import decode_heif
-from img2dataset_dist.transforms.icon import decode_icon
-from img2dataset_dist.transforms.jpeg import decode_jpeg
-from img2dataset_dist.transforms.picture import Decoder, Picture
-from img2dataset_dist.transforms.pillow_decoder import decode_pillow
-from img2dataset_dist.transforms.png import decode_png
-from img2dataset_dist.transforms.webp import decode_webp
 
 _DECODERS: dict[str, Decoder] = {
     "jpeg": decode_jpeg,

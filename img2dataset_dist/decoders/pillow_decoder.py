@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
+from img2dataset_dist.decoders.colour import conversion
+from img2dataset_dist.decoders.picture import Picture, finish, from_16_bit
 from img2dataset_dist.errors import DecodeError
 from img2dataset_dist.media import ORIENTATION, Header, open_pillow
-from img2dataset_dist.transforms.colour import conversion
-from img2dataset_dist.transforms.picture import Picture, finish, from_16_bit
 from img2dataset_dist.transforms.resize import Pixels
 
 _CODESTREAM, _CODESTREAM_END, _CODING_STYLE = b"\xff\x4f\xff\x51", b"\xff\xd9", b"\xff\x52"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 
+from img2dataset_dist.decoders import pillow_decoder
+from img2dataset_dist.decoders.picture import Picture
+from img2dataset_dist.decoders.png import decode_png
 from img2dataset_dist.media import Header, icon, sniff
-from img2dataset_dist.transforms import pillow_decoder
-from img2dataset_dist.transforms.picture import Picture
-from img2dataset_dist.transforms.png import decode_png
 
 _HEAD, _ENTRY = 6, 16
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import cv2
 
+from img2dataset_dist.decoders import pillow_decoder
+from img2dataset_dist.decoders.colour import MOST_BYTES
+from img2dataset_dist.decoders.picture import Picture, finish, split_alpha
 from img2dataset_dist.errors import DecodeError
 from img2dataset_dist.media import Header
-from img2dataset_dist.transforms import pillow_decoder
-from img2dataset_dist.transforms.colour import MOST_BYTES
-from img2dataset_dist.transforms.picture import Picture, finish, split_alpha
 
 try:
     from pyspng import load as _load  # type: ignore[import-untyped]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from img2dataset_dist.config import JobConfig
+from img2dataset_dist.decoders.frames import more_than
 from img2dataset_dist.errors import DecodeError, TooManyFrames, TooManyPixels
 from img2dataset_dist.model import Item, Sample
 from img2dataset_dist.transforms import image as image_module
-from img2dataset_dist.transforms.frames import more_than
 from img2dataset_dist.transforms.image import ImageTransform
 
 COUNT = 7

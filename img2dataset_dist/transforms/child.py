@@ -27,7 +27,6 @@ from img2dataset_dist import transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import RowError
 from img2dataset_dist.model import Failure, Fetched, Sample
-from img2dataset_dist.transforms import Transform
 from img2dataset_dist.transforms.channel import Channel, exactly
 
 NUMBER = struct.Struct("<q")
@@ -142,19 +141,24 @@ def _serve(channel: Channel, config: JobConfig) -> NoReturn:
             rows = [
                 Fetched(item=item, facts=facts, body=body) for (item, facts), body in zip(asked, bodies, strict=True)
             ]
-            channel.send(*answer(rows, [_apply(chain, row) for row in rows]))
+            samples = [transforms.apply(chain, row) for row in rows]
+            try:
+                channel.send(*answer(rows, samples))
+            except OSError:
+                raise
+            except Exception:  # noqa: BLE001 (one of them holds something that cannot be pickled)
+                channel.send(*answer(rows, list(map(_for_certain, rows, samples))))
     except (EOFError, OSError):
         pass  # the worker is gone, or done with us
     finally:
         os._exit(0)
 
 
-def _apply(chain: list[Transform], row: Fetched) -> Sample:
-    """One row, for certain as something that can be sent."""
-    sample = transforms.apply(chain, row)
+def _for_certain(row: Fetched, sample: Sample) -> Sample:
+    """The sample, or a failure in its place when it cannot be sent."""
     try:
-        pickle.dumps(_result(sample)) if sample.item is row.item else pickle.dumps(sample)
-    except Exception as error:  # noqa: BLE001 (of whatever a transform of yours put there)
+        pickle.dumps(sample)
+    except Exception as error:  # noqa: BLE001 (of whatever a transform put there)
         return Sample(item=row.item, failure=Failure.of(RowError(f"{type(error).__name__}: {error}"[:500])))
     return sample
 

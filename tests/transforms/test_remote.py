@@ -226,3 +226,25 @@ def test_a_transform_that_cannot_be_built_is_said(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with remote() as work, pytest.raises(TransformsBrokenError, match="cv2"):
         one(work, PHOTO)
+
+
+def test_what_cannot_be_sent_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In either direction, and whatever its company is."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import hashlib\n"
+        "real = hashlib.new\n"
+        "class Digest(str):\n"
+        "    def __reduce__(self): raise TypeError('a digest of mine')\n"
+        "class Hash:\n"
+        "    def __init__(self, name, body, **more): self.body, self.hash = body, real(name, body, **more)\n"
+        "    def hexdigest(self):\n"
+        "        return (Digest if b'unsendable' in self.body else str)(self.hash.hexdigest())\n"
+        "hashlib.new = Hash\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    rows = [row(b"a"), row(b"unsendable"), row(b"c"), row(b"d", caption=lambda: None), row(b"e")]
+    with remote(disable_all_reencoding=True) as work:
+        samples = list(work(rows))
+    assert [code(sample) for sample in samples] == ["success", "internal_error", "success", "internal_error", "success"]
+    assert samples[1].failure is not None
+    assert "a digest of mine" in samples[1].failure.message

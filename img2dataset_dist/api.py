@@ -87,8 +87,8 @@ def download(  # noqa: PLR0917 (positions are the peer's)
     """Fetch the images of a URL list and write them as a dataset.
 
     The arguments, their meanings and defaults are those of img2dataset, the keyword-only ones are ours;
-    docs/reference.md explains each, and is made from `img2dataset_dist.config`. Call it again with the same arguments
-    to complete what was interrupted.
+    docs/reference.md explains each, and is made from `img2dataset_dist.option_groups`. Call it again with the same
+    arguments to complete what was interrupted.
 
     Returns:
         Totals over the shards that this call completed.

@@ -83,7 +83,7 @@ class Nursery:
                 os.close(descriptor)
 
     def end(self, pid: int) -> str:
-        """End a process and say what had ended it, if something had; "" when it was us."""
+        """End a process, unless it has ended already, and say how it did, to follow "it"."""
         with self._lock:
             try:
                 self._control.sendall(child.NUMBER.pack(pid))

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # The Debian packages that the tests and the benchmarks need; what the demo shows comes from one more, named there.
-DEB_PACKAGES := dnsmasq-base iproute2 nginx-light
+DEB_PACKAGES := default-jre-headless dnsmasq-base iproute2 nginx-light
 DEB_BENCH_PACKAGES := nginx-light openssl
 
 SHELL := /bin/bash
@@ -78,6 +78,7 @@ $(VENV)/.installed: $(PACKAGING) | $(BIN)/python
 $(VENV)/.installed-tests: $(PACKAGING) | $(BIN)/python
 	@echo "installing the package and what its tests need into $(VENV)"
 	@$(PIP) install -qq --editable '.[tests]'
+	@$(PIP) install -qq --upgrade --target $(VENV)/spark-3.5 'pyspark==3.5.*'
 	@touch $@ $(VENV)/.installed
 
 # Debian ships Python without venv, or without Python at all: then, and only then, install it.

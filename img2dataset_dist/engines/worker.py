@@ -21,7 +21,7 @@ from img2dataset_dist.pipeline import Pipeline
 def main() -> None:
     """Entry point; the last argument is the number of the inherited socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _raise_file_limit()
+    raise_file_limit()
     connection = Connection(int(sys.argv[-1]))
     try:
         job, overlap = connection.recv()
@@ -62,7 +62,7 @@ def _receive(connection: Connection, inbox: queue.Queue[Shard | None]) -> None:
             os._exit(1)
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """Hundreds of transfers and idle connections need more descriptors than the usual 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):

@@ -136,7 +136,7 @@ class CurlFetcher:
     def profiles(self) -> list[HostProfile]:
         """See `Fetcher.profiles`."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return [self._limits.profile(host, now) for host in self._gate.hosts.values() if host.requests]
+        return [self._limits.profile(host, now) for host in list(self._gate.hosts.values()) if host.requests]
 
     # what may start
 

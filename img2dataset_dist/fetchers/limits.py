@@ -16,7 +16,8 @@ class Limits:
     """From the options, the table of hosts and the number of workers.
 
     The processes of one machine share a host's limits (`slots.py`) and count as one worker here. Workers that share
-    nothing divide them: by their number, or, where the list is sorted by host, by the lanes of the host.
+    nothing, the machines of a cluster, divide them: by their number, or, where the list is sorted by host, by the
+    lanes of the host.
     """
 
     def __init__(self, config: FetchConfig, context: FetchContext) -> None:
@@ -41,9 +42,7 @@ class Limits:
     def of(self, host: str) -> HostLimits:
         """The limits of a host for us."""
         rule = self._context.table.rule(host)
-        connections = rule.connections or self._connections
-        if self._context.slots is None:
-            connections = max(1, connections // self.parts(host))
+        connections = max(1, (rule.connections or self._connections) // self.parts(host))
         rate = rule.rate or self._rate or math.inf
         start = self._context.rates.get(host, math.inf)
         return HostLimits(

@@ -13,7 +13,7 @@ from support.photos import url_list
 from support.server import HOSTS, NastyServer
 
 from img2dataset_dist import InputError, ShardsFailed, download, registry
-from img2dataset_dist.engines.local import Feed
+from img2dataset_dist.engines.feed import Feed
 from img2dataset_dist.model import Shard, Source
 
 ENGINES = sorted(registry.PLUGINS["engine"])
@@ -201,7 +201,7 @@ def test_the_feed_keeps_the_order_of_shards_without_lanes() -> None:
 
 
 def test_the_feed_looks_ahead_no_further_than_so_many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("img2dataset_dist.engines.local.LOOK_AHEAD", 5)
+    monkeypatch.setattr("img2dataset_dist.engines.feed.LOOK_AHEAD", 5)
     feed = laned(*[0] * 20, 1)
     assert (taken(feed, "a"), taken(feed, "b")) == (0, None)
     assert len(feed._ahead) == 5

@@ -1,0 +1,75 @@
+"""What Spark's long texts mean."""
+
+from __future__ import annotations
+
+import re
+
+_STOPPED = re.compile(
+    r"(Job \d+ cancelled[^\n]*|Stage \d+ (?:was )?cancelled[^\n]*|SparkContext was shut down"
+    r"|SparkContext has been shutdown|stopped SparkContext|Py4JNetworkError|Answer from Java side is empty"
+    r"|Connection refused|JVM is not running)"
+)
+_OURS = re.compile(r"errors\.EngineError: ([^\n]*)")
+_RAISED = re.compile(
+    r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Down)): ([^\n]*)$", re.MULTILINE
+)
+_LOST = re.compile(r"(ExecutorLostFailure[^\n]*)")
+_WORKER = re.compile(r"(Python worker exited unexpectedly[^\n]*)")
+_ABORTED = re.compile(r"(Job aborted due to stage failure: [^\n]*)")
+
+_ADVICE = (
+    (
+        re.compile(r"No module named '(img2dataset_dist[^']*|pyspark[^']*)'"),
+        (
+            "the Python of the executors does not have {0}: set PYSPARK_PYTHON (or spark.pyspark.python) to the pex, "
+            "or to a Python that has it, on every machine, before the session is made"
+        ),
+    ),
+    (
+        re.compile(r"(PYTHON_VERSION_MISMATCH|Python in worker has different version)[^\n]*"),
+        (
+            "driver and executors run different Python versions: set PYSPARK_PYTHON to the Python that runs the "
+            "driver, or use the same pex for both"
+        ),
+    ),
+    (
+        re.compile(r'Cannot run program "([^"]+)"'),
+        (
+            "an executor cannot run {0} as its Python: PYSPARK_PYTHON must name a file that is there and executable on "
+            "every machine"
+        ),
+    ),
+    (
+        re.compile(r"InvalidClassException|(incompatible with )"),
+        ("driver and cluster run different versions of Spark: use the pyspark of the cluster's version"),
+    ),
+)
+
+
+def fatal(text: str) -> str | None:
+    """What to tell the user, when no shard can be done after this error of Spark's; None when others may."""
+    if found := _OURS.search(text):
+        return found[1]
+    for pattern, advice in _ADVICE:
+        if found := pattern.search(text):
+            return advice.format(*found.groups())
+    if found := _STOPPED.search(text):
+        return f"Spark ended the job ({found[1].strip()}); run the same command again to go on"
+    return None
+
+
+def reason_of(text: str) -> str:
+    """One line for people out of an error of Spark's."""
+    raised = _RAISED.findall(text)
+    python = [f"{name}: {message}" for name, message in raised if name not in ("SparkException", "Py4JJavaError")]
+    for found in (_WORKER.search(text), _LOST.search(text)):
+        if found and not any("Error" in line and "PythonException" not in line for line in python):
+            return _shorten(found[1])
+    if python:
+        return _shorten(python[-1])
+    found = _ABORTED.search(text)
+    return _shorten(found[1] if found else text.strip().partition("\n")[0])
+
+
+def _shorten(text: str, most: int = 400) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -112,6 +112,7 @@ class _Run:
                 self._round(job, again, overlap=False)
             complete = not self.failed
         finally:
+            self.engine.close()  # first: what its workers staged can be swept when they are gone
             with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
                 profiles.merge_pieces(self.output)
                 leave(self.output, self.plan, self.standing.first_shard, complete=complete)

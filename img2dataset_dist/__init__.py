@@ -4,7 +4,7 @@
 
     URL list ──plan──▶ Plan ──▶ Shard ──reader──▶ Item ──fetcher──▶ Fetched ──transforms──▶ Sample
                         │                                                                     │
-                     (driver)          engine: local processes, or this one                writer
+                     (driver)        engine: local processes · Spark · Ray                 writer
                         ▲                                                                     ▼
        report ◀── stats ◀──────────────────────── Receipt ◀──────── commit ◀──────── files (staged)
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from img2dataset_dist import about
 from img2dataset_dist.errors import (
     ConfigError,
+    EngineError,
     Img2datasetError,
     InputError,
     MissingExtra,
@@ -34,6 +35,7 @@ __version__ = about.VERSION
 
 __all__ = [
     "ConfigError",
+    "EngineError",
     "Img2datasetError",
     "InputError",
     "MissingExtra",

@@ -298,9 +298,12 @@ class EngineConfig(Group):
 
     distributor: str = Field(
         "multiprocessing",
-        description="multiprocessing, inline (this process, for tests and debugging), or `package.module:Class`.",
+        description="multiprocessing (this machine), pyspark (the active Spark session, else a local one), ray (the "
+        "active Ray, else a local one), inline (this process, for tests and debugging), or `package.module:Class`.",
     )
-    processes_count: Count | None = Field(None, description="Worker processes. None: all cores.")
+    processes_count: Count | None = Field(
+        None, description="Worker processes. None: all cores. Not used with a Spark or Ray that is there already."
+    )
     transform_processes: Count | None = Field(
         None, description="Processes that decode and encode, for each worker process. None: 2."
     )
@@ -310,7 +313,10 @@ class EngineConfig(Group):
     max_transform_memory: Count = Field(
         4 * 2**30, description="Bytes of memory for decoding, resizing and encoding one image; beyond it the row fails."
     )
-    subjob_size: Count = Field(1000, description="Shards submitted at once (cluster engines).")
+    subjob_size: Count = Field(
+        1000,
+        description="pyspark, ray: most shards that are under way at once; twice the cores of the cluster or more.",
+    )
     max_shard_retry: Annotated[int, Field(ge=0, le=100)] = Field(
         1, description="How often a shard is tried again after a crash or an exception."
     )

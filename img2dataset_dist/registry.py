@@ -79,10 +79,10 @@ def lookup(kind: str, name: str) -> Any:
         module = importlib.import_module(module_name)
         return getattr(module, class_name)
     except ModuleNotFoundError as error:
-        if error.name in EXTRAS:
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS:
             raise MissingExtra(
-                f"{option}={name!r} needs the package {error.name}: "
-                f"pip install 'img2dataset_dist[{EXTRAS[error.name]}]'"
+                f"{option}={name!r} needs the package {package}: pip install 'img2dataset_dist[{EXTRAS[package]}]'"
             ) from error
         raise ConfigError(f"{option}={name!r}: cannot import {module_name} ({error}); is it on PYTHONPATH?") from error
     except AttributeError as error:

@@ -25,6 +25,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "img2data
 def test_public_names() -> None:
     assert img2dataset_dist.__all__ == [
         "ConfigError",
+        "EngineError",
         "Img2datasetError",
         "InputError",
         "MissingExtra",
@@ -72,7 +73,6 @@ def test_a_plugin_of_ones_own() -> None:
         ("writer", "webdatset", r"output_format='webdatset' is not one of .*did you mean 'webdataset'"),
         ("writer", "no.such.module:Writer", r"cannot import no\.such\.module"),
         ("writer", "support.plugins:Nobody", "support.plugins has no Nobody"),
-        ("engine", "pyspark", "not part of this version"),
     ],
 )
 def test_a_plugin_that_is_not_there(kind: str, name: str, says: str) -> None:
@@ -80,11 +80,19 @@ def test_a_plugin_that_is_not_there(kind: str, name: str, says: str) -> None:
         registry.lookup(kind, name)
 
 
-def test_a_missing_optional_package_comes_with_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.delitem(sys.modules, "img2dataset_dist.reports.weights_biases", raising=False)
-    with pytest.raises(MissingExtra, match=r"pip install 'img2dataset_dist\[wandb\]'"):
-        registry.lookup("report", "wandb")
+@pytest.mark.parametrize(
+    ("kind", "name", "package", "extra"),
+    [("report", "wandb", "wandb", "wandb"), ("engine", "pyspark", "pyspark", "spark"), ("engine", "ray", "ray", "ray")],
+)
+def test_a_missing_optional_package_comes_with_its_pip_command(kind: str, name: str, package: str, extra: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from img2dataset_dist import MissingExtra, registry\n"
+        f"try: registry.lookup({kind!r}, {name!r})\n"
+        "except MissingExtra as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"pip install 'img2dataset_dist[{extra}]'" in done.stdout
 
 
 def test_error_codes_are_distinct_and_explained() -> None:

@@ -66,6 +66,7 @@ class SparkEngine:
         late: list[Exception] = []
         if self._cluster is None:
             self._cluster = spark_session.connect(self._config)
+            self._cluster.settle()
             yield from map(_notice, spark_session.advice(self._cluster, self._config))
         window = self._config.engine.subjob_size
         dealer = Dealer(until_error(shards, late), window=window, group=overlap)

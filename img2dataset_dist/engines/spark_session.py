@@ -17,6 +17,12 @@ from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import EngineError
 from img2dataset_dist.pipeline import TRANSFORM_PROCESSES
 
+SETTLED = 2.0
+"""Seconds without another machine after which all those that a new session will have are taken to be there."""
+
+YOUNG = 30.0
+"""Seconds after its start in which a session's executors may still be on their way."""
+
 LOOK_SECONDS = 5.0
 """How long what the cluster said of itself is taken for true."""
 
@@ -41,6 +47,7 @@ class Cluster:
         self._session = session
         self._looked = -LOOK_SECONDS
         self._slots = self._machines = 1
+        self._machines_now = 0
 
     @property
     def ours(self) -> bool:
@@ -63,7 +70,7 @@ class Cluster:
         return self._slots
 
     def machines(self) -> int:
-        """On how many machines; the most that were seen."""
+        """On how many machines; the most that were seen, or that there may be."""
         self._look()
         return self._machines
 
@@ -80,7 +87,29 @@ class Cluster:
             driver = scala.env().blockManager().blockManagerId().hostPort()
             names = _strings(scala.getExecutorMemoryStatus().keys().toSeq())
             hosts = {name.rpartition(":")[0] for name in names if name != driver}
-            self._machines = max(self._machines, len(hosts))
+            self._machines_now = len(hosts)
+            self._machines = max(self._machines, self._machines_now, self._dynamic() or 0)
+
+    def settle(self) -> None:
+        """Let the executors of a new session register: limits per host are divided by the number of machines."""
+        if self.is_local or self._dynamic() is not None:
+            return  # executors come as tasks wait for them
+        deadline = self.context.startTime / 1000 + YOUNG
+        changed = time.monotonic()
+        while time.time() < deadline and (self._machines_now == 0 or time.monotonic() - changed < SETTLED):
+            before = self._machines_now
+            self._looked = -LOOK_SECONDS
+            self._look()
+            if self._machines_now != before:
+                changed = time.monotonic()
+            time.sleep(0.1)
+
+    def _dynamic(self) -> int | None:
+        """How many executors there may be by dynamic allocation; None without it, 0 without a bound."""
+        conf = self.context.getConf()
+        if conf.get("spark.dynamicAllocation.enabled", "false") != "true":
+            return None
+        return int(conf.get("spark.dynamicAllocation.maxExecutors", "0"))
 
     def active_tasks(self) -> int:
         """Tasks that run now, ours and others'."""

@@ -33,6 +33,10 @@ from img2dataset_dist.resume import JOB_FILE
 from img2dataset_dist.shard import ShardJob
 
 
+class HungError(Exception):
+    """The pipeline gave no sign of life; threads of it may hang, so this process had better end."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterJob:
     """What all tasks of a run share.
@@ -60,6 +64,7 @@ def run_group(cluster_job: ClusterJob, shards: Sequence[Shard]) -> Iterator[Even
 
     Raises:
         EngineError: this process cannot do the job, whatever the shard: another version, folders that are not shared.
+        HungError: no sign of life for `patience`; shards without an outcome have none.
         Exception: the pipeline broke; shards without an outcome have none.
     """
     global _service  # noqa: PLW0603 (one per process is the point)
@@ -124,7 +129,7 @@ class _Service:
             try:
                 event = self._events.get(timeout=self._patience)
             except queue.Empty:
-                raise EngineError(f"no sign of life from shard {min(left)} for {self._patience:.0f} s") from None
+                raise HungError(f"no sign of life from shard {min(left)} for {self._patience:.0f} s") from None
             if isinstance(event, BaseException):
                 raise event
             if isinstance(event, (Receipt, ShardFailure)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -99,17 +100,18 @@ class Dealer:
         """Whether all shards have come back, and there are no more."""
         return not self._open and not self._feed.has(1)
 
-    def deal(self, slots: int, most: int) -> list[tuple[Shard, ...]]:
+    def deal(self, slots: int, most: int, tasks: int = sys.maxsize) -> list[tuple[Shard, ...]]:
         """Groups for tasks that can start now, `most` shards in all; none when there is no room or no free lane.
 
         Args:
             slots: tasks that run at the same time.
             most: above the room there is, the room counts.
+            tasks: most groups.
         """
         groups: list[tuple[Shard, ...]] = []
         left = min(most, self.room)
         deadline = time.monotonic() + DEALING_SECONDS
-        while left > 0 and (time.monotonic() < deadline or len(groups) < slots):
+        while left > 0 and len(groups) < tasks and (time.monotonic() < deadline or len(groups) < slots):
             group = self._next_group(self._size(slots, left))
             if not group:
                 break

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -237,7 +235,7 @@ class _Run:
 
     def _is_anybody_there(self, seconds: float) -> Iterator[Notice]:
         """Say it once when no executor takes our tasks."""
-        if seconds < QUIET or self._warned or self._cluster.active_tasks():
+        if seconds < QUIET or self._warned or self._cluster.active_tasks(self._group):
             return
         self._warned = True
         yield _notice(
@@ -248,12 +246,7 @@ class _Run:
     def _stop(self) -> None:
         """Cancel what is under way, and wait until it is over so that nobody writes any more."""
         if self._under_way:
-            self._cluster.cancel(self._group)
-            deadline = time.monotonic() + STOPPING
-            while time.monotonic() < deadline and not all(subjob.result.done() for subjob in self._under_way):
-                time.sleep(0.05)
-            while time.monotonic() < deadline and self._cluster.active_tasks():
-                time.sleep(0.2)
+            self._cluster.cancel(self._group, STOPPING)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -270,5 +263,3 @@ class Task:
             for event in run_group(self._cluster_job, group):
                 self._accumulator.add([event])
                 yield event
-        sys.stdout.flush()
-        assert threading.current_thread() is threading.main_thread()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyspark import SparkContext
@@ -111,18 +111,30 @@ class Cluster:
             return None
         return int(conf.get("spark.dynamicAllocation.maxExecutors", "0"))
 
-    def active_tasks(self) -> int:
-        """Tasks that run now, ours and others'."""
+    def active_tasks(self, group: str) -> int:
+        """Tasks of a job group that run now."""
         with contextlib.suppress(Exception):  # the context may be gone
-            tracker = self.context.statusTracker()
-            infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-            return sum(info.numActiveTasks for info in infos if info is not None)
+            return self._running(self._stages(group))
         return 0
 
-    def cancel(self, group: str) -> None:
-        """End all tasks of a job group."""
+    def _stages(self, group: str) -> list[int]:
+        tracker = self.context.statusTracker()
+        jobs = set(tracker.getActiveJobsIds()) & set(tracker.getJobIdsForGroup(group))
+        infos = [tracker.getJobInfo(job) for job in jobs]
+        return [stage for info in infos if info is not None for stage in info.stageIds]
+
+    def _running(self, stages: Sequence[int]) -> int:
+        infos = [self.context.statusTracker().getStageInfo(stage) for stage in stages]
+        return sum(info.numActiveTasks for info in infos if info is not None)
+
+    def cancel(self, group: str, seconds: float) -> None:
+        """End all tasks of a job group, and wait so long until they are over, so that nobody writes any more."""
+        deadline = time.monotonic() + seconds
         with contextlib.suppress(Exception):
+            stages = self._stages(group)  # of jobs that are cancelled, nobody would tell
             self.context.cancelJobGroup(group)
+            while time.monotonic() < deadline and self._running(stages):
+                time.sleep(0.2)
 
     def close(self) -> None:
         """Stop the session if it is ours."""

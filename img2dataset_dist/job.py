@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from img2dataset_dist import registry, storage
@@ -21,6 +22,13 @@ from img2dataset_dist.reports import JobStart, Report
 from img2dataset_dist.resume import Standing, enter, leave
 from img2dataset_dist.shard import ShardJob
 from img2dataset_dist.storage import Folder
+from img2dataset_dist.walk import sliced
+
+COUNTED_BYTES = 256 * 2**20
+"""Text lists up to this size are walked a second time to know their rows; of longer ones the rows are estimated."""
+
+ESTIMATED_SHARDS = 8
+"""Shards from which it is estimated."""
 
 
 def run_job(config: JobConfig) -> Stats:
@@ -136,10 +144,12 @@ class _Run:
 
     def _missing(self) -> Iterator[Shard]:
         """The shards without a receipt, found while they are asked for."""
+        estimate = _Estimate(self.plan, len(self.standing.done), self._total)
         for shard in self.plan.shards(self.output.sub(SPOOL), self.standing.done):
-            if shard.id not in self.standing.done:
-                self.shards[shard.id] = shard
-                yield shard
+            estimate.add(shard)
+            self.shards[shard.id] = shard
+            yield shard
+        estimate.finish()
 
     def _round(self, job: ShardJob, shards: Iterator[Shard], *, overlap: bool) -> None:
         events = self.engine.run(job, shards, overlap=overlap)
@@ -148,7 +158,7 @@ class _Run:
                 if isinstance(event, Receipt):
                     self._finished(event)
                 elif isinstance(event, ShardFailure):
-                    self.failed[event.shard_id] = event
+                    self.failed[event.shard_id] = replace(event, error=sys.intern(event.error), trace="")
                     self.tries[event.shard_id] = self.tries.get(event.shard_id, 0) + event.certain
                 for report in self.reports:
                     report.event(event)
@@ -167,9 +177,8 @@ class _Run:
         return iter([self.shards[i] for i in again]) if again else None
 
     def _count_in_background(self) -> None:
-        """Tell the reports how many rows there are, for the ETA. Only where reading the list twice costs little."""
-        first = self.plan.sources[0]
-        if "://" in first.path and first.format != "parquet":
+        """Tell the reports how many rows there are, for the ETA. Only where that is known or soon counted."""
+        if self.plan.rows is None and ("://" in self.plan.sources[0].path or self.plan.size > COUNTED_BYTES):
             return
 
         def count() -> None:
@@ -179,6 +188,35 @@ class _Run:
         threading.Thread(target=count, name="count", daemon=True).start()
 
     def _count(self, spool: Folder | None) -> None:
-        rows = sum(shard.rows for shard in self.plan.shards(spool) if shard.id not in self.standing.done)
+        self._total(sum(shard.rows for shard in self.plan.shards(spool, self.standing.done)))
+
+    def _total(self, rows: int) -> None:
         for report in self.reports:
             report.total(rows)
+
+
+class _Estimate:
+    """How many rows a long text list has: first by the bytes of its first shards, at the end exactly."""
+
+    def __init__(self, plan: Plan, done: int, tell: Callable[[int], None]) -> None:
+        self._plan = plan
+        self._done = done
+        self._tell = tell
+        self._shards = self._rows = self._bytes = 0
+
+    def add(self, shard: Shard) -> None:
+        """The next shard of the list."""
+        self._shards += 1
+        self._rows += shard.rows
+        begin, end = shard.byte_range or (0, 0)
+        self._bytes += end - begin
+        if self._shards != ESTIMATED_SHARDS or not self._bytes or sliced(self._plan.config):
+            return
+        rows = self._rows * self._plan.size / self._bytes - self._done * self._plan.config.number_sample_per_shard
+        if self._plan.size > COUNTED_BYTES and rows > 0:
+            self._tell(round(int(rows), 1 - math.floor(math.log10(rows))))
+
+    def finish(self) -> None:
+        """That was the last one."""
+        if self._plan.rows is None:
+            self._tell(self._rows)

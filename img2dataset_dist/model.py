@@ -35,11 +35,19 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One input file. `path` is a full fsspec URL or an absolute path, `columns` its column names (None for txt)."""
+    """One input file.
+
+    Attributes:
+        path: a full fsspec URL or an absolute path.
+        format: the reader of its rows.
+        columns: its column names, where a row does not name them itself (csv, tsv).
+        rows: how many it has, when its head or foot says so (parquet).
+    """
 
     path: str
     format: str
     columns: tuple[str, ...] | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

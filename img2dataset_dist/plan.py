@@ -12,23 +12,21 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
-from img2dataset_dist import registry, schedule, storage, urls
+from img2dataset_dist import inputs, registry, schedule, storage, urls
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import BadUrl, ConfigError, InputError
+from img2dataset_dist.inputs import InputFile
 from img2dataset_dist.model import Shard, Source
-from img2dataset_dist.readers import Reader, SlicingReader, Span
+from img2dataset_dist.readers import Inspected, Reader
+from img2dataset_dist.walk import Walk, reader_for
 
-WHOLE_HASH = 8 * 2**20
-"""Input files up to this many bytes are fingerprinted whole, larger ones by size, date or ETag, and samples."""
-
-SAMPLES = 16
-SAMPLE_BYTES = 64 * 2**10
+INSPECTORS = 64
+"""Files that are inspected at once: on a store each costs a wait, and hardly anything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +39,7 @@ class Plan:
         schema: Arrow schema of the columns that come from the list, by output name, `url` last.
         identity: everything that decides which row lands in which shard, by name.
         first_shard: id of the first shard; above 0 when a dataset is extended.
+        size: bytes of the input files, as they lie there.
     """
 
     config: InputConfig
@@ -48,58 +47,46 @@ class Plan:
     schema: pa.Schema
     identity: dict[str, Any]
     first_shard: int = 0
+    size: int = 0
 
     @property
     def fingerprint(self) -> str:
         """Digest of `identity`: equal for plans that put the same rows into the same shards."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
+    @property
+    def rows(self) -> int | None:
+        """Rows of the whole list, where its files say how many they have."""
+        counts = [source.rows for source in self.sources]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
     def shards(self, spool: storage.Folder | None = None, done: Container[int] = ()) -> Iterator[Shard]:
-        """All shards in order, found while they are asked for.
+        """All shards in order but those of `done`, found while they are asked for.
 
         Args:
-            spool: where slices of inputs that cannot be entered in the middle are put (gzip, json), and the lanes of
-                a list that is sorted by host. Without it, such shards are counted, as the list has them, but cannot
-                be read.
-            done: ids of shards that nobody will read, so that they need no slice.
+            spool: where slices of inputs that cannot be entered in the middle are put (gzip, json), where in a text
+                list its shards are, and the lanes of a list that is sorted by host. Without it, shards of slices are
+                counted, as the list has them, but cannot be read.
+            done: ids of shards that nobody wants. What an earlier run left in `spool` is used, so that the list is
+                entered at the first shard that is wanted, or not far before it.
 
         Raises:
             InputError: an input file cannot be read to its end.
         """
         if self.config.schedule == "by_host" and spool is not None:
-            yield from schedule.lane_shards(self, spool)
+            yield from (shard for shard in schedule.lane_shards(self, spool) if shard.id not in done)
         else:
-            yield from self.listed(spool, done)
+            yield from self._checked(Walk(plan=self, spool=spool, done=done, remember=spool is not None).shards())
 
-    def listed(self, spool: storage.Folder | None = None, done: Container[int] = ()) -> Iterator[Shard]:
-        """The same in the order of the list, whatever `schedule` says."""
+    def listed(self, spool: storage.Folder | None = None) -> Iterator[Shard]:
+        """All of them in the order of the list, whatever `schedule` says; leaves nothing but slices in `spool`."""
+        return self._checked(Walk(plan=self, spool=spool).shards())
+
+    def _checked(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         try:
-            yield from self._shards(spool, done)
+            yield from shards
         except ConfigError as error:  # it was fine when the plan was made
             raise InputError(f"{error}; the file changed") from error
-
-    def _shards(self, spool: storage.Folder | None, done: Container[int]) -> Iterator[Shard]:
-        reader = reader_for(self.config)
-        shard_id = self.first_shard
-        for source in self.sources:
-            if sliced(self.config) and spool is not None:
-                for shard in self._slices(reader, source, shard_id, spool, done):
-                    yield shard
-                    shard_id = shard.id + 1
-                continue
-            for span in reader.spans(source):
-                yield _shard(shard_id, source, span)
-                shard_id += 1
-
-    def _slices(
-        self, reader: SlicingReader, source: Source, first: int, spool: storage.Folder, done: Container[int]
-    ) -> Iterator[Shard]:
-        for shard_id, (span, content) in enumerate(reader.slices(source), first):
-            name = f"{shard_id}.{source.format}"
-            if shard_id not in done:
-                spool.write_whole(name, content)
-            slice_source = reader.slice_source(spool.url(name), source)
-            yield _shard(shard_id, slice_source, span, temporary=True)
 
     def is_empty(self) -> bool:
         """Whether the list has no row at all; reads no further than the first."""
@@ -114,85 +101,41 @@ def make_plan(config: InputConfig, first_shard: int = 0) -> Plan:
         ConfigError: nothing to read, a file of another format, a missing column, files whose columns do not agree.
     """
     reader = reader_for(config)
-    paths = input_files(config)
-    with ThreadPoolExecutor(16) as pool:
-        looked = list(pool.map(lambda path: _inspect(reader, path), paths))
-        contents = list(pool.map(_content_identity, paths))
-    schema = _common_schema([schema for _, schema in looked], paths, config)
+    files = inputs.input_files(config)
+    schemas: list[pa.Schema] = []
+    sources: list[Source] = []
+    identities: list[dict[str, Any]] = []
+    shared: dict[Any, Any] = {}  # ten thousand files, and mostly one schema
+    with ThreadPoolExecutor(INSPECTORS) as pool:
+        for source, schema, each in pool.map(lambda file: _inspect(reader, file), files):
+            sources.append(replace(source, columns=shared.setdefault(source.columns, source.columns)))
+            schemas.append(shared.setdefault(schema, schema))
+            identities.append(each)
+    schema = _common_schema(schemas, [file.path for file in files], config)
     identity = {
         "input_format": config.input_format,
         "number_sample_per_shard": config.number_sample_per_shard,
         "oom_shard_count": config.oom_shard_count,
         "url_col": config.url_col,
-        "url_list": contents,
+        "url_list": inputs.listed(identities),
     }
     if config.schedule == "by_host":
         identity |= {"schedule": config.schedule, "lanes": config.lanes}
     return Plan(
         config=config,
-        sources=tuple(source for source, _ in looked),
+        sources=tuple(sources),
+        size=sum(file.size for file in files),
         schema=schema,
         identity=identity,
         first_shard=first_shard,
     )
 
 
-def reader_for(config: InputConfig) -> Any:
-    """The reader that plans `config.input_format`."""
-    return registry.lookup("reader", config.input_format.removesuffix(".gz"))(config)
-
-
-def sliced(config: InputConfig) -> bool:
-    """Whether inputs must be cut into slices because they cannot be entered in the middle."""
-    return config.input_format.endswith(".gz") or config.input_format == "json"
-
-
-def input_files(config: InputConfig) -> list[str]:
-    """The files that `url_list` names, sorted: one file, a folder's `*.<input_format>`, or a glob.
-
-    Raises:
-        ConfigError: there are none.
-    """
+def _inspect(reader: Reader, file: InputFile) -> Inspected:
     try:
-        fs, path = fsspec.core.url_to_fs(storage.absolute(config.url_list))
-        if fs.isfile(path):
-            found = [path]
-        elif fs.isdir(path):
-            suffix = f".{config.input_format}"
-            listed = [info["name"] for info in fs.ls(path, detail=True) if info["type"] != "directory"]
-            found = [name for name in listed if name.endswith(suffix)]
-            if not found:
-                raise ConfigError(
-                    f"url_list: no file matches {path.rstrip('/')}/*.{config.input_format}; "
-                    f"is input_format={config.input_format!r} right?"
-                )
-        else:
-            found = [p for p in fs.glob(path) if fs.isfile(p)] if any(c in path for c in "*?[") else []
-    except (OSError, ImportError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"url_list: cannot read {config.url_list}: {error}") from error
-    if not found:
-        raise ConfigError(f"url_list: there is no file or folder {config.url_list}")
-    return [p if storage.is_local(fs) else fs.unstrip_protocol(p) for p in sorted(found)]
-
-
-def _inspect(reader: Reader, path: str) -> tuple[Source, pa.Schema]:
-    try:
-        return reader.inspect(path)
+        return reader.inspect(file)
     except InputError as error:
         raise ConfigError(f"url_list: {error}") from error
-
-
-def _shard(shard_id: int, source: Source, span: Span, *, temporary: bool = False) -> Shard:
-    return Shard(
-        id=shard_id,
-        source=source,
-        start=span.start,
-        rows=span.rows,
-        byte_range=span.byte_range,
-        temporary=temporary,
-    )
 
 
 def _common_schema(schemas: list[pa.Schema], paths: list[str], config: InputConfig) -> pa.Schema:
@@ -201,39 +144,24 @@ def _common_schema(schemas: list[pa.Schema], paths: list[str], config: InputConf
     Text formats only guess: a type that not all files share becomes double (from int64 and double) or text. A column
     that one parquet file knows nothing about, because all its values are null, has the type of the others.
     """
+    first = schemas[0]
+    if all(schema is first for schema in schemas) and not any(pa.types.is_null(field.type) for field in first):
+        return first
     fields = []
-    for field in schemas[0]:
+    for field in first:
         kinds = [schema.field(field.name).type for schema in schemas]
-        first = next((i for i, k in enumerate(kinds) if not pa.types.is_null(k)), 0)
-        kind = kinds[first]
+        known = next((i for i, k in enumerate(kinds) if not pa.types.is_null(k)), 0)
+        kind = kinds[known]
         other = next((i for i, k in enumerate(kinds) if k != kind and not pa.types.is_null(k)), None)
         if other is not None:
             if config.input_format == "parquet":
                 raise ConfigError(
-                    f"column '{field.name}' is {kind} in {paths[first]} but {kinds[other]} in {paths[other]}; "
+                    f"column '{field.name}' is {kind} in {paths[known]} but {kinds[other]} in {paths[other]}; "
                     "convert one of them"
                 )
             kind = pa.float64() if set(kinds) == {pa.int64(), pa.float64()} else pa.string()
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)
-
-
-def _content_identity(path: str) -> dict[str, Any]:
-    """What tells an input file from a changed one, without its path: a list may be moved."""
-    fs, name = fsspec.core.url_to_fs(path)
-    info = fs.info(name)
-    size = int(info["size"])
-    digest = hashlib.sha256()
-    identity: dict[str, Any] = {"size": size}
-    with storage.open_input(path) as file:
-        if size <= WHOLE_HASH:
-            digest.update(file.read())
-        else:
-            for number in range(SAMPLES):
-                file.seek((size - SAMPLE_BYTES) * number // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
-            identity["version"] = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")
-    return identity | {"sha256": digest.hexdigest()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,28 @@ goes on only where its plan's fingerprint is known; then the shards that have a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from img2dataset_dist import schedule
-from img2dataset_dist.commit import CLAIMS, SHARD_SUFFIXES, SPOOL, STAGING, WORK, CommitLost, read_receipt, roll_forward
+from img2dataset_dist import multipart, schedule
+from img2dataset_dist.commit import (
+    CLAIMS,
+    SHARD_SUFFIXES,
+    SPOOL,
+    STAGING,
+    WORK,
+    CommitLost,
+    drop,
+    read_receipt,
+    roll_forward,
+)
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import ConfigError, ResumeRefused
 from img2dataset_dist.fetchers.profiles import PIECES
@@ -34,6 +46,10 @@ _QUIET = frozenset(
     }
 )  # fmt: skip
 """Options that may change between runs without making the shards differ in kind."""
+NO_CONDITION = (
+    "this store ignores the condition of a put (If-None-Match), so two attempts at one shard could both win: do not "
+    "run two drivers on this folder at the same time, nor Spark's speculation"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +109,9 @@ def enter(output: Folder, plan: Plan, config: JobConfig) -> Standing:
             }
         )
         output.make()
-        output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
+        output.write_whole(JOB_FILE, _dump(jobs))
+    if output.s3 and not output.s3.refuses_second(output.full(JOB_FILE), _dump(jobs)):
+        notes.append(NO_CONDITION)
     return Standing(
         first_shard=first,
         done=frozenset(done),
@@ -108,20 +126,26 @@ def leave(output: Folder, plan: Plan, first_shard: int, *, complete: bool) -> No
         for job in jobs:
             if job["fingerprint"] == plan.fingerprint and job["first_shard"] == first_shard:
                 job["complete"] = True
-        output.write_whole(JOB_FILE, json.dumps({"jobs": jobs}, indent=1).encode())
+        output.write_whole(JOB_FILE, _dump(jobs))
         output.remove(SPOOL)
     _recover(output)
+    if complete and output.s3:
+        multipart.abort_forgotten(output, lambda shard_name: _is_done(output, shard_name), WORK)
     for folder in (STAGING, CLAIMS, SPOOL, PIECES):
         if output.exists(folder) and not output.sub(folder).files_below():
             output.remove(folder)
 
 
 def sweep(output: Folder) -> None:
-    """Remove staging folders that nobody will commit: of finished shards, and of dead processes of this machine."""
+    """Remove what was staged that nobody will commit: of finished shards, and of dead processes of this machine."""
     for name in output.sub(STAGING).names():
         shard_name = name.partition(".")[0]
-        if owner_is_dead(name) or (shard_name.isdigit() and read_receipt(output, shard_name) is not None):
-            output.remove(f"{STAGING}/{name}")
+        if owner_is_dead(name) or (shard_name.isdigit() and _is_done(output, shard_name)):
+            drop(output, name)
+
+
+def _is_done(output: Folder, shard_name: str) -> bool:
+    return read_receipt(output, shard_name) is not None
 
 
 def _recover(output: Folder) -> None:
@@ -141,7 +165,19 @@ def _receipt_pattern(digits: int) -> re.Pattern[str]:
 
 def _done(output: Folder, digits: int) -> set[int]:
     pattern = _receipt_pattern(digits)
-    return {int(match[1]) for name in output.names() if (match := pattern.fullmatch(name))}
+    return {int(match[1]) for name in _each_name(output) if (match := pattern.fullmatch(name))}
+
+
+def _each_name(output: Folder) -> Iterator[str]:
+    """As `output.names()`, but one at a time and in any order: there may be millions."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if output.is_local:
+            with os.scandir(output.path) as found:
+                yield from (entry.name for entry in found)
+        elif output.s3:
+            yield from (posixpath.basename(path) for path, _ in output.s3.keys(f"{output.path}/", deep=False))
+        else:
+            yield from output.names()
 
 
 def _foreign_receipts(output: Folder, digits: int) -> dict[int, int]:
@@ -149,8 +185,12 @@ def _foreign_receipts(output: Folder, digits: int) -> dict[int, int]:
     pattern = _receipt_pattern(digits)
     names = [match[1] for name in output.names() if (match := pattern.fullmatch(name))]
     with ThreadPoolExecutor(32) as pool:
-        receipts = list(pool.map(lambda name: read_receipt(output, name), names))
-    return {int(name): receipt.stats.count if receipt else -1 for name, receipt in zip(names, receipts, strict=True)}
+        return dict(zip(map(int, names), pool.map(lambda name: _rows_of(output, name), names), strict=True))
+
+
+def _rows_of(output: Folder, shard_name: str) -> int:
+    receipt = read_receipt(output, shard_name)
+    return receipt.stats.count if receipt else -1
 
 
 def _check_foreign(plan: Plan, foreign: Mapping[int, int]) -> None:
@@ -197,6 +237,10 @@ def _read_jobs(output: Folder) -> list[dict[str, Any]]:
     return jobs
 
 
+def _dump(jobs: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"jobs": jobs}, indent=1).encode()
+
+
 def _match(jobs: list[dict[str, Any]], plan: Plan) -> int:
     """First shard of the job in this folder that has our plan."""
     for job in jobs:
@@ -237,13 +281,22 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             continue
         if name != "url_list":
             parts.append(f"{name} was {before!r} and is {value!r}")
-        elif isinstance(before, list) and len(before) != len(value):
-            parts.append(f"url_list had {len(before)} file(s) and has {len(value)}")
+        elif _files(before) != _files(value):
+            parts.append(f"url_list had {_files(before)} file(s) and has {_files(value)}")
+        elif isinstance(value, dict) and isinstance(before, dict):
+            parts.append(f"url_list has other content ({before['size']} -> {value['size']} bytes in all files)")
         else:
             changed = [i for i, (a, b) in enumerate(zip(before or [], value, strict=False)) if a != b]
             sizes = [(before[i]["size"], value[i]["size"]) for i in changed] if before else []
             parts.append(f"url_list has other content (file {changed[0] + 1}: {sizes[0][0]} -> {sizes[0][1]} bytes)")
+            if before and sizes[0][0] == sizes[0][1] and set(before[changed[0]]) != set(value[changed[0]]):
+                parts[-1] = "url_list was recorded by another version, which knew its files by other marks"
     return ", ".join(parts) or "it was made by another version"
+
+
+def _files(recorded: Any) -> int:
+    """How many files a list has, as an identity says it: each of them, or one digest of very many."""
+    return int(recorded["files"]) if isinstance(recorded, dict) else len(recorded or ())
 
 
 def _recorded(config: JobConfig) -> dict[str, Any]:
@@ -263,9 +316,13 @@ def _changed_options(jobs: list[dict[str, Any]], plan: Plan, config: JobConfig) 
     return [f"shards done earlier were made with other options: {', '.join(changed)}"] if changed else []
 
 
-def _shard_files(output: Folder, digits: int) -> list[str]:
+def _shard_pattern(digits: int) -> re.Pattern[str]:
     suffixes = "|".join(re.escape(suffix) for suffix in (*SHARD_SUFFIXES, "_stats.json"))
-    pattern = re.compile(rf"\d{{{digits},}}(?:{suffixes})")
+    return re.compile(rf"\d{{{digits},}}(?:{suffixes})")
+
+
+def _shard_files(output: Folder, digits: int) -> list[str]:
+    pattern = _shard_pattern(digits)
     return [name for name in output.names() if pattern.fullmatch(name)]
 
 
@@ -277,7 +334,8 @@ def _remove_dataset(output: Folder, digits: int) -> None:
 
 
 def _spare_the_input(output: Folder, plan: Plan, digits: int) -> None:
-    ours = {output.url(name) for name in _shard_files(output, digits)}
-    for source in plan.sources:
-        if source.path in ours or os.path.dirname(source.path) in ours:
+    root = re.escape(output.url("").rstrip("/"))
+    ours = re.compile(rf"{root}/{_shard_pattern(digits).pattern}(?:/[^/]*)?")
+    for source in plan.sources:  # told by the names: there is no need to list a million shards for it
+        if ours.fullmatch(source.path):
             raise ConfigError(f"url_list: {source.path} has the name of a shard in output_folder; move it elsewhere")

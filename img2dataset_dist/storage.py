@@ -1,7 +1,8 @@
 """The few file-system calls that we allow ourselves, on any fsspec path.
 
 Everything else in the package goes through these, so that what a store must be able to do is this list, and tests
-can stop the world at each call.
+can stop the world at each call. A disk has rename and hard links, S3 has the requests of `s3.py`; of any other store
+we know no more than fsspec.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import os
 import posixpath
 import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
+
+from img2dataset_dist.s3 import S3, is_s3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class Folder:
         """Whether this is a disk of this machine, with atomic rename and hard links."""
         return is_local(self.fs)
 
+    @property
+    def s3(self) -> S3 | None:
+        """The store, when it is S3."""
+        return S3(self.fs) if is_s3(self.fs) else None
+
     def full(self, name: str) -> str:
         """`name` as a path for `fs`."""
         return posixpath.join(self.path, name) if name else self.path
@@ -70,6 +79,8 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """The whole content, None when there is no such file."""
+        if self.s3:
+            return self.s3.read(self.full(name))
         try:
             return self.fs.cat_file(self.full(name))  # type: ignore[no-any-return]
         except FileNotFoundError:
@@ -78,6 +89,9 @@ class Folder:
     def write_whole(self, name: str, content: bytes) -> None:
         """Replace a small file so that a reader sees the old content or the new, never a part."""
         path = self.full(name)
+        if self.s3:
+            self.s3.write(path, content)
+            return
         if not self.is_local:
             self.fs.pipe_file(path, content)
             return
@@ -86,9 +100,12 @@ class Folder:
     def create_whole(self, name: str, content: bytes) -> bool:
         """Write a small file unless it exists; says whether this call made it. Atomic on disks.
 
-        Object stores get a conditional put where their fsspec driver has one, else a check before the put.
+        S3 gets a conditional put, and other stores where their fsspec driver has one, else a check before the put.
+        `content` must be what nobody else would write.
         """
         path = self.full(name)
+        if self.s3:
+            return self.s3.create(path, content)
         if not self.is_local:
             if self.exists(name):
                 return False
@@ -121,10 +138,16 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name exists."""
+        if self.s3:
+            path = self.full(name)
+            return self.s3.head(path) is not None or any(True for _ in self.s3.keys(_inside(path), deep=False))
         return bool(self.fs.exists(self.full(name)))
 
     def size(self, name: str) -> int | None:
         """Bytes in a file, None when there is no such file."""
+        if self.s3:
+            head = self.s3.head(self.full(name))
+            return head.size if head else None
         try:
             return int(self.fs.size(self.full(name)))
         except FileNotFoundError:
@@ -133,19 +156,32 @@ class Folder:
     def names(self) -> list[str]:
         """What the folder holds, sorted; [] when it does not exist."""
         try:
-            found = self.fs.ls(self.path, detail=False)
+            found = self._keys("", deep=False) if self.s3 else self.fs.ls(self.path, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted({posixpath.basename(p.rstrip("/")) for p in found} - {""})
 
     def files_below(self) -> list[str]:
         """All files in it, at any depth, relative; [] when it does not exist."""
+        if self.s3:
+            return self.files_starting_with("")
         try:
             found = self.fs.find(self.path)
         except FileNotFoundError:
             return []
         prefix = self.fs._strip_protocol(self.path).rstrip("/") + "/"  # noqa: SLF001
         return sorted(p.removeprefix(prefix) for p in found)
+
+    def files_starting_with(self, start: str) -> list[str]:
+        """All files whose name in this folder begins so, at any depth, relative. One request of S3; not for others."""
+        return sorted(path.removeprefix(_inside(self.path)) for path in self._keys(start, deep=True))
+
+    def _keys(self, start: str, *, deep: bool) -> list[str]:
+        assert self.s3 is not None
+        try:
+            return [path for path, _ in self.s3.keys(_inside(self.path) + start, deep=deep)]
+        except FileNotFoundError:  # no such bucket
+            return []
 
     def move_file(self, source: str, target: str) -> None:
         """Move a file inside the folder, replacing what is there. Atomic on disks; elsewhere copy, then delete.
@@ -162,12 +198,30 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all it holds; it may be gone already."""
+        if self.s3:
+            self.remove_files([name, *self.files_starting_with(f"{name}/")])
+            return
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.full(name), recursive=True)
 
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Remove files that may be gone already. One request of S3 for up to 1,000 of them."""
+        if self.s3:
+            self.s3.delete(map(self.full, names))
+            return
+        for name in names:
+            self.remove(name)
+
     def make(self) -> None:
-        """Make the folder and its parents where the store has such a thing."""
+        """Make the folder and its parents where the store has such a thing. Makes no bucket of S3."""
+        if self.s3:
+            return
         self.fs.makedirs(self.path, exist_ok=True)
+
+
+def _inside(folder: str) -> str:
+    """What the paths of all that a folder holds begin with."""
+    return folder.rstrip("/") + "/"
 
 
 def is_local(fs: Any) -> bool:

@@ -16,10 +16,12 @@ import pytest
 from support.lists import config_of, read_all, spool_of
 from support.photos import url_list
 
+from img2dataset_dist import inputs
 from img2dataset_dist import plan as plans
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import ConfigError
-from img2dataset_dist.plan import PlanSummary, input_files, make_plan, summarise
+from img2dataset_dist.inputs import input_files
+from img2dataset_dist.plan import PlanSummary, make_plan, summarise
 
 
 def lists(folder: Path, **files: list[str]) -> Path:
@@ -97,8 +99,8 @@ def test_fingerprint_changes_with_the_format(tmp_path: Path) -> None:
 @pytest.fixture
 def small_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files above 1000 bytes count as large."""
-    monkeypatch.setattr(plans, "WHOLE_HASH", 1000)
-    monkeypatch.setattr(plans, "SAMPLE_BYTES", 100)
+    monkeypatch.setattr(inputs, "WHOLE_HASH", 1000)
+    monkeypatch.setattr(inputs, "SAMPLE_BYTES", 100)
 
 
 @pytest.mark.usefixtures("small_hash")
@@ -134,7 +136,7 @@ def test_fingerprint_of_a_large_list_changes_with_its_date(tmp_path: Path) -> No
 
 def names(folder: Path | str, kind: str = "txt") -> list[str]:
     config = InputConfig(url_list=str(folder), input_format=kind)
-    return [path.rpartition("/")[2] for path in input_files(config)]
+    return [file.path.rpartition("/")[2] for file in input_files(config)]
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_folder_stands_for_its_files_of_the_format_sorted_by_name(mixed: Path) -
     want = ["10.txt", "9.txt", "A.txt", "a.txt", "b.txt", "link.txt"]
     assert names(mixed) == names(f"{mixed}/") == want
     assert names(mixed, "txt.gz") == ["c.txt.gz"]
-    assert [os.path.isabs(p) for p in input_files(config_of(mixed, input_format="txt"))] == [True] * len(want)
+    assert [os.path.isabs(file.path) for file in input_files(config_of(mixed, input_format="txt"))] == [True] * len(want)
 
 
 def test_glob_file_and_relative_path(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +202,8 @@ def test_files_on_another_store_keep_their_protocol() -> None:
     for name in ("b.txt", "a.txt", "c.csv", "sub/d.txt"):
         store.pipe_file(f"/lists/{name}", b"http://a\n")
     for url in ("memory://lists", "memory://lists/", "memory://lists/*.txt"):
-        assert input_files(config_of(url, input_format="txt")) == ["memory:///lists/a.txt", "memory:///lists/b.txt"]
+        found = [file.path for file in input_files(config_of(url, input_format="txt"))]
+        assert found == ["memory:///lists/a.txt", "memory:///lists/b.txt"]
     store.store.clear()
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import img2dataset_dist
 from img2dataset_dist import registry
-from img2dataset_dist.errors import ROW_ERRORS, ConfigError, MissingExtra
+from img2dataset_dist.errors import ROW_ERRORS, ConfigError
 
 PACKAGE = Path(img2dataset_dist.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "img2dataset_dist."))

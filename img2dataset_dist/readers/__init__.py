@@ -13,20 +13,35 @@ The contract suite in tests/readers/ runs over every reader in the registry.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from img2dataset_dist.config import InputConfig
+from img2dataset_dist.inputs import InputFile
 from img2dataset_dist.model import Item, Shard, Source
 
 
 class Span(NamedTuple):
-    """Rows of one file that make a shard: index of the first, count, and bytes from-to (None: not by bytes)."""
+    """Rows of one file that make a shard: index of the first, count, and bytes from-to (None: not by bytes).
+
+    Bytes are those of the text, which is the file itself unless it is compressed.
+    """
 
     start: int
     rows: int
     byte_range: tuple[int, int] | None
+
+
+class Inspected(NamedTuple):
+    """What is known of a file before the job starts.
+
+    The source, the Arrow schema of the wanted columns by output name, and what tells the file from a changed one.
+    """
+
+    source: Source
+    schema: pa.Schema
+    identity: dict[str, Any]
 
 
 class Reader(Protocol):
@@ -34,16 +49,20 @@ class Reader(Protocol):
 
     def __init__(self, config: InputConfig) -> None: ...
 
-    def inspect(self, path: str) -> tuple[Source, pa.Schema]:
-        """Look at the head of a file: its columns, and the Arrow schema of the wanted ones by output name.
+    def inspect(self, file: InputFile) -> Inspected:
+        """Look at the head of a file, or its foot, and no more.
 
         Raises:
             ConfigError: not such a file, a wanted column is missing or there twice.
             InputError: the file cannot be opened or breaks off.
         """
 
-    def spans(self, source: Source) -> Iterator[Span]:
+    def spans(self, source: Source, after: Span | None = None) -> Iterator[Span]:
         """Cut the file into runs of `number_sample_per_shard` rows; constant memory.
+
+        Args:
+            source: the file.
+            after: a span that was found earlier; only those behind it are wanted, and the file is entered there.
 
         Raises:
             InputError: the file cannot be read to its end.
@@ -60,8 +79,8 @@ class Reader(Protocol):
 class SlicingReader(Reader, Protocol):
     """A reader that can also cut a stream that cannot be entered in the middle (gzip, a JSON array) into slices."""
 
-    def slices(self, source: Source) -> Iterator[tuple[Span, bytes]]:
-        """Each span with the bytes of its rows alone, which `read` understands with `slice_source`."""
+    def slices(self, source: Source, after: Span | None = None) -> Iterator[tuple[Span, bytes]]:
+        """As `spans`, each with the bytes of its rows alone, which `read` understands with `slice_source`."""
 
     def slice_source(self, path: str, source: Source) -> Source:
         """What a slice of `source`, stored at `path`, is to `read`."""

@@ -57,6 +57,20 @@ class CsvReader(LineReader):
             if not taken.blank:
                 yield Record(fields)
 
+    def ends(self, lines: Lines) -> Iterator[None]:
+        """A line without a quote is a record, whatever is in it; only others need a parser to find their end."""
+        space = _space(self.delimiter)
+        records = None
+        for line in lines:
+            if b'"' in line:
+                lines.put_back(1)
+                records = records or self.records(lines)
+                if next(records, None) is not None:
+                    yield
+            elif line.strip(space):
+                yield
+            lines.forget()
+
     def _lenient(self, line: bytes) -> Record:
         """A line that is no strict csv: text after a closing quote is forgiven, an open quote is not."""
         if len(line) >= MAX_LINE:
@@ -127,7 +141,7 @@ class _Taken:
 
     def __init__(self, lines: Lines, delimiter: str) -> None:
         self._lines = lines
-        self._space = b" \t\r\n\v\f".replace(delimiter.encode(), b"")
+        self._space = _space(delimiter)
         self.first = b""
         self.count = 0
         self.size = 0
@@ -147,6 +161,11 @@ class _Taken:
             raise _Runaway
         self.blank = self.blank and not line.strip(self._space)
         return _text(line)
+
+
+def _space(delimiter: str) -> bytes:
+    """What a blank line may hold."""
+    return b" \t\r\n\v\f".replace(delimiter.encode(), b"")
 
 
 def _only(line: bytes) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """json: one document, a list of objects or (as pandas writes by default) an object of columns.
 
-A JSON document cannot be entered in the middle, so this reader only plans: it streams the document and cuts it into
-slices of JSON lines, which `JsonLinesReader` reads on the workers.
+The workers cannot enter a JSON document in the middle, so this reader only plans: it streams the document and cuts it
+into slices of JSON lines, which `JsonLinesReader` reads on the workers. A list can be entered behind any of its
+elements that is known, so that a run which goes on need not parse what was sliced before; columns are parsed again.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ from decimal import Decimal
 from typing import IO, Any
 
 import ijson
-import pyarrow as pa
 
+from img2dataset_dist import inputs
 from img2dataset_dist.errors import ConfigError, InputError
+from img2dataset_dist.inputs import InputFile
 from img2dataset_dist.model import Source
-from img2dataset_dist.readers import Span
+from img2dataset_dist.readers import Inspected, Span
 from img2dataset_dist.readers.columns import check_columns, wanted
 from img2dataset_dist.readers.json_lines import JsonLinesReader, schema_of_rows
-from img2dataset_dist.readers.lines import open_stream, reading, refuse_foreign
+from img2dataset_dist.readers.json_text import MAX_DEPTH, ListText
+from img2dataset_dist.readers.lines import SAMPLE_BYTES, open_stream, reading, refuse_foreign, sample_bytes, whole
 
 SAMPLE_ROWS = 10_000
 """Rows that are looked at to guess column types."""
-
-MAX_DEPTH = 100
-"""Levels of lists and objects inside a row; a list is hostile input, and a deeper one would not fit the stack."""
 
 Event = tuple[str, Any]
 """What the parser says: a kind of token and its value."""
@@ -40,46 +40,66 @@ _CLOSING = ("end_map", "end_array")
 class JsonArrayReader(JsonLinesReader):
     """Plans `json` and `json.gz`; memory does not grow with the document."""
 
-    def inspect(self, path: str) -> tuple[Source, pa.Schema]:
+    def inspect(self, file: InputFile) -> Inspected:
         """See `Reader.inspect`."""
-        source = Source(path=path, format="jsonl")
-        with _parsing(path):
-            rows = list(itertools.islice(self._rows(path), SAMPLE_ROWS))
-        return source, schema_of_rows(self, source, [row if isinstance(row, dict) else {} for row in rows])
+        source = Source(path=file.path, format="jsonl")
+        content = whole(file)
+        count = max(1, SAMPLE_ROWS * sample_bytes(file) // SAMPLE_BYTES)
+        with _parsing(file.path):
+            rows = [row for row, _ in itertools.islice(self._rows(file.path, content=content), count)]
+        schema = schema_of_rows(self, source, [row if isinstance(row, dict) else {} for row in rows])
+        return Inspected(source, schema, inputs.identity(file, content))
 
-    def spans(self, source: Source) -> Iterator[Span]:
+    def spans(self, source: Source, after: Span | None = None) -> Iterator[Span]:
         """See `Reader.spans`."""
-        for span, _ in self._pack(source):
+        for span, _ in self.slices(source, after):
             yield span
 
-    def slices(self, source: Source) -> Iterator[tuple[Span, bytes]]:
+    def slices(self, source: Source, after: Span | None = None) -> Iterator[tuple[Span, bytes]]:
         """See `SlicingReader.slices`; opens the file once per column in the columnar form."""
-        return self._pack(source)
-
-    def _pack(self, source: Source) -> Iterator[tuple[Span, bytes]]:
-        start = 0
-        rows = self._rows(source.path)
+        start = after.start + after.rows if after else 0
+        begin = after.byte_range[1] if after and after.byte_range else 0
+        rows = self._rows(source.path, begin)
         with _parsing(source.path):
-            while chunk := list(itertools.islice(rows, self.config.number_sample_per_shard)):
-                content = b"".join(json.dumps(row).encode() + b"\n" for row in chunk)
-                yield Span(start, len(chunk), (0, len(content))), content
-                start += len(chunk)
+            if not begin:
+                next(itertools.islice(rows, start, start), None)
+            while True:
+                lines, elements = [], None
+                for row, elements in itertools.islice(rows, self.config.number_sample_per_shard):
+                    lines.append(_line(row, elements))
+                if not lines:
+                    return
+                byte_range = None if elements is None else (begin, elements.offset)
+                yield Span(start, len(lines), byte_range), b"".join(lines)
+                start += len(lines)
+                begin = byte_range[1] if byte_range else 0
 
-    def _rows(self, path: str) -> Iterator[Any]:
-        with self._open(path) as stream:
+    def _rows(
+        self, path: str, begin: int = 0, *, content: bytes | None = None
+    ) -> Iterator[tuple[Any, ListText | None]]:
+        """Every row, with the parser that knows where in the document it ends; `begin` is such a place."""
+        if begin:
+            with open_stream(path, self.config) as stream:
+                stream.seek(begin)
+                elements = ListText(stream, offset=begin, inside=True)
+                yield from ((row, elements) for row in elements)
+            return
+        with self._open(path, content) as stream:
+            place = stream.tell()
             opening = stream.read(1 << 16).lstrip()[:1]
-        if opening == b"[":
-            with self._open(path) as stream:
-                yield from _elements(_events(stream))
-        elif opening == b"{":
-            yield from self._from_columns(path)
-        elif opening:
+            stream.seek(place)
+            if opening == b"[":
+                elements = ListText(stream, offset=place, inside=False)
+                yield from ((row, elements) for row in elements)
+        if opening == b"{":
+            yield from ((row, None) for row in self._from_columns(path))
+        elif opening not in (b"", b"["):
             raise ConfigError(f"{path} is neither a JSON list nor a JSON object; is it jsonl?")
 
     @contextmanager
-    def _open(self, path: str) -> Iterator[IO[bytes]]:
+    def _open(self, path: str, content: bytes | None = None) -> Iterator[IO[bytes]]:
         """The document behind its byte order mark, which the parser does not know."""
-        with open_stream(path, self.config) as stream:
+        with open_stream(path, self.config, content) as stream:
             refuse_foreign(stream.read(4), path, self.config)
             stream.seek(0)
             if stream.read(3) != codecs.BOM_UTF8:
@@ -101,26 +121,28 @@ class JsonArrayReader(JsonLinesReader):
                 yield {name: value for name, (_, value) in zip(wanted_names, row, strict=True)}
 
 
+def _line(row: Any, elements: ListText | None) -> bytes:
+    """A row as JSON on one line: as it stands in a list, if it does stand on one line there."""
+    text = elements.text if elements else ""
+    if not text or "\n" in text or "\r" in text:
+        text = json.dumps(row)
+    return text.encode() + b"\n"
+
+
 @contextmanager
 def _parsing(path: str) -> Iterator[None]:
     with reading(path):
         try:
             yield
-        except (ijson.JSONError, RecursionError, UnicodeDecodeError) as error:
+        except (ConfigError, InputError):
+            raise
+        except (ijson.JSONError, RecursionError, ValueError) as error:
             raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
 def _events(stream: IO[bytes]) -> Iterator[Event]:
     events: Iterator[Event] = ijson.basic_parse(stream)  # whole numbers of any size, others as Decimal
     return events
-
-
-def _elements(events: Iterator[Event]) -> Iterator[Any]:
-    """The elements of a document that is a list."""
-    next(events)
-    for event, value in events:
-        if event != "end_array":
-            yield _whole(event, value, events)
 
 
 def _columns(events: Iterator[Event]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from img2dataset_dist import storage
+from img2dataset_dist import inputs
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import InputError
 from img2dataset_dist.model import Failure, Item, Shard
@@ -96,7 +96,7 @@ class LaneReader:
 @contextmanager
 def _open(path: str) -> Iterator[pq.ParquetFile]:
     """A lane file; whatever goes wrong with it costs the shard, and says which file."""
-    with reading(path), storage.open_input(path) as stream:
+    with reading(path), inputs.open_input(path) as stream:
         try:
             yield pq.ParquetFile(stream)
         except (pa.ArrowException, IndexError) as error:

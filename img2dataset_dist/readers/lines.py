@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
@@ -14,11 +15,12 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from img2dataset_dist import storage
+from img2dataset_dist import inputs
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import ConfigError, InputError
+from img2dataset_dist.inputs import InputFile
 from img2dataset_dist.model import Item, Shard, Source
-from img2dataset_dist.readers import Span
+from img2dataset_dist.readers import Inspected, Span
 from img2dataset_dist.readers.columns import ItemMaker
 
 MAX_LINE = 4 * 2**20
@@ -26,6 +28,13 @@ MAX_LINE = 4 * 2**20
 
 SAMPLE_BYTES = 2**20
 """How much of a file is looked at to guess column types."""
+
+SAMPLE_TOTAL = 64 * 2**20
+SAMPLE_LEAST = 2**13
+"""Of many files less is looked at: so much of all together, but at least so much of each."""
+
+RANGE_BYTES = 64 * 2**20
+"""Shards up to this size are read from a store in one request."""
 
 _FOREIGN = {
     b"PAR1": "parquet",
@@ -42,13 +51,13 @@ class Lines:
     Lines can be put back, and what was taken can be collected (`taken`), so that a parser may read ahead.
     """
 
-    def __init__(self, stream: IO[bytes], *, offset: int = 0, end: int | None = None, collect: bool = False) -> None:
+    def __init__(self, stream: IO[bytes], *, offset: int = 0, end: int | None = None) -> None:
         self._stream = stream
         self._back: deque[tuple[bytes, int]] = deque()
         self._end = end
         self._history: list[tuple[bytes, int]] = []
         self.offset = offset
-        self.taken: list[bytes] | None = [] if collect else None
+        self.taken: list[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -67,7 +76,7 @@ class Lines:
             line, size = self._history.pop()
             self._back.appendleft((line, size))
             self.offset -= size
-            if self.taken is not None:
+            if self.taken:
                 self.taken.pop()
 
     def drop_prefix(self, size: int) -> None:
@@ -125,31 +134,34 @@ class LineReader(ABC):
         """The column names, taken from the first lines."""
         return None
 
-    def inspect(self, path: str) -> tuple[Source, pa.Schema]:
-        """See `Reader.inspect`."""
-        with open_stream(path, self.config) as stream:
-            lines = self._start(stream, path)
-            columns = self.header(lines, path)
-            source = Source(path=path, format=self.format, columns=columns)
-            return source, self.schema(source, list(self._head(lines)))
+    def ends(self, lines: Lines) -> Iterator[Any]:
+        """As `records`, for who only wants to know where they end."""
+        yield from self.records(lines)
 
-    def spans(self, source: Source) -> Iterator[Span]:
+    def inspect(self, file: InputFile) -> Inspected:
+        """See `Reader.inspect`."""
+        content = whole(file)
+        with open_stream(file.path, self.config, content, head=True) as stream:
+            lines = self._start(stream, file.path)
+            columns = self.header(lines, file.path)
+            source = Source(path=file.path, format=self.format, columns=columns)
+            schema = self.schema(source, list(self._head(lines, sample_bytes(file))))
+        return Inspected(source, schema, inputs.identity(file, content))
+
+    def spans(self, source: Source, after: Span | None = None) -> Iterator[Span]:
         """See `Reader.spans`."""
         with open_stream(source.path, self.config) as stream:
-            lines = self._start(stream, source.path)
-            self.header(lines, source.path)
-            yield from self._cut(lines)
+            yield from self._cut(self._enter(stream, source, after), after)
 
-    def slices(self, source: Source) -> Iterator[tuple[Span, bytes]]:
+    def slices(self, source: Source, after: Span | None = None) -> Iterator[tuple[Span, bytes]]:
         """See `SlicingReader.slices`."""
         with open_stream(source.path, self.config) as stream:
-            lines = self._start(stream, source.path, collect=True)
-            self.header(lines, source.path)
+            lines = self._enter(stream, source, after)
             lines.taken = []
-            for span in self._cut(lines):
+            for span in self._cut(lines, after):
                 content = b"".join(lines.taken)
                 lines.taken.clear()
-                yield Span(span.start, span.rows, (0, len(content))), content
+                yield span, content
 
     def slice_source(self, path: str, source: Source) -> Source:
         """See `SlicingReader.slice_source`."""
@@ -161,8 +173,7 @@ class LineReader(ABC):
         maker = ItemMaker(self.config, shard, schema)
         begin, end = shard.byte_range
         count = 0
-        with reading(shard.source.path), storage.open_input(shard.source.path) as stream:
-            stream.seek(begin)
+        with reading(shard.source.path), open_range(shard.source.path, begin, end) as stream:
             for record in self.records(Lines(stream, offset=begin, end=end)):
                 if count < shard.rows:
                     row, problem = self.parse(record, shard.source.columns)
@@ -174,17 +185,28 @@ class LineReader(ABC):
                 "the file changed while it was read"
             )
 
-    def _head(self, lines: Lines) -> Iterator[Any]:
+    def _head(self, lines: Lines, size: int) -> Iterator[Any]:
         for record in self.records(lines):
             yield record
-            if lines.offset >= SAMPLE_BYTES:
+            if lines.offset >= size:
                 return
 
-    def _cut(self, lines: Lines) -> Iterator[Span]:
+    def _enter(self, stream: IO[bytes], source: Source, after: Span | None) -> Lines:
+        """The lines of the rows behind `after`, of all rows without it."""
+        if after is None:
+            lines = self._start(stream, source.path)
+            self.header(lines, source.path)
+            return lines
+        assert after.byte_range is not None
+        stream.seek(after.byte_range[1])
+        return Lines(stream, offset=after.byte_range[1])
+
+    def _cut(self, lines: Lines, after: Span | None) -> Iterator[Span]:
         size = self.config.number_sample_per_shard
-        start = rows = 0
+        start = after.start + after.rows if after else 0
+        rows = 0
         begin = lines.offset
-        for _ in self.records(lines):
+        for _ in self.ends(lines):
             rows += 1
             if rows == size:
                 yield Span(start, rows, (begin, lines.offset))
@@ -192,9 +214,9 @@ class LineReader(ABC):
         if rows:
             yield Span(start, rows, (begin, lines.offset))
 
-    def _start(self, stream: IO[bytes], path: str, *, collect: bool = False) -> Lines:
+    def _start(self, stream: IO[bytes], path: str) -> Lines:
         """Lines behind the byte order mark; refuses files that are plainly something else."""
-        lines = Lines(stream, collect=collect)
+        lines = Lines(stream)
         first = next(lines, b"")
         refuse_foreign(first, path, self.config)
         if first:
@@ -224,15 +246,46 @@ def reading(path: str) -> Iterator[None]:
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
 
 
+def whole(file: InputFile) -> bytes | None:
+    """All bytes of a file that is fingerprinted whole, so that it is read once; None for a larger one."""
+    with reading(file.path):
+        return inputs.read_range(file.path, 0, file.size) if file.whole else None
+
+
+def sample_bytes(file: InputFile) -> int:
+    """How much of a file is looked at to guess column types."""
+    return max(SAMPLE_LEAST, min(SAMPLE_BYTES, SAMPLE_TOTAL // file.among))
+
+
 @contextmanager
-def open_stream(path: str, config: InputConfig) -> Iterator[IO[bytes]]:
-    """The text of a file, decompressed when the input format ends in .gz."""
-    with reading(path), storage.open_input(path) as raw:
+def open_stream(
+    path: str, config: InputConfig, content: bytes | None = None, *, head: bool = False
+) -> Iterator[IO[bytes]]:
+    """The text of a file, decompressed when the input format ends in .gz.
+
+    Args:
+        path: the file.
+        config: its format.
+        content: the bytes of the file, if they are here already.
+        head: only its beginning is wanted, so that a store need not send more.
+    """
+    block = inputs.BLOCK if head else inputs.WALK_BLOCK
+    with reading(path), inputs.open_input(path, block) if content is None else io.BytesIO(content) as raw:
         if not config.input_format.endswith(".gz"):
             yield raw
             return
-        with gzip.GzipFile(fileobj=raw) as stream:
+        with gzip.GzipFile(fileobj=raw) as stream:  # no buffer around it: what precedes a damage is wanted
             yield stream  # type: ignore[misc]
+
+
+def open_range(path: str, begin: int, end: int) -> IO[bytes]:
+    """A stream that stands at `begin`, of which nobody reads beyond `end`."""
+    local = "://" not in path
+    if not local and end - begin <= RANGE_BYTES:
+        return io.BytesIO(inputs.read_range(path, begin, end))
+    stream = inputs.open_input(path, inputs.WALK_BLOCK)
+    stream.seek(begin)
+    return stream
 
 
 def text(line: bytes) -> str:

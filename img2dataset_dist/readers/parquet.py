@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import bisect
+import hashlib
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from img2dataset_dist import storage
+from img2dataset_dist import inputs
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import InputError
+from img2dataset_dist.inputs import InputFile
 from img2dataset_dist.model import Item, Shard, Source
-from img2dataset_dist.readers import Span
+from img2dataset_dist.readers import Inspected, Span
 from img2dataset_dist.readers.columns import ItemMaker, check_columns, forced_types, wanted
 from img2dataset_dist.readers.lines import reading
 
 BATCH_ROWS = 1024
+
+TAIL_BYTES = 64 * 2**10
+"""Read from the end of a file at once; most footers are in it."""
 
 
 class ParquetReader:
@@ -25,35 +34,46 @@ class ParquetReader:
     def __init__(self, config: InputConfig) -> None:
         self.config = config
 
-    def inspect(self, path: str) -> tuple[Source, pa.Schema]:
-        """See `Reader.inspect`."""
-        with _open(path) as file:
-            schema = file.schema_arrow
-        check_columns(self.config, schema.names, path)
+    def inspect(self, file: InputFile) -> Inspected:
+        """See `Reader.inspect`; one read, or two when the footer is long.
+
+        A file that does not count whole is known by its footer: that has the rows, places, sizes and mostly the least
+        and largest values of all its pieces.
+        """
+        tail = _tail(file)
+        with _readable(file.path):
+            metadata = pq.read_metadata(pa.BufferReader(tail))
+            schema = metadata.schema.to_arrow_schema()
+        check_columns(self.config, schema.names, file.path)
         forced = forced_types(self.config)
         fields = [
             pa.field(output, forced.get(output) or _storable(schema.field(name).type))
             for output, name in wanted(self.config).items()
         ]
-        return Source(path=path, format="parquet", columns=tuple(schema.names)), pa.schema(fields)
+        if file.whole:
+            identity = inputs.identity(file, tail)
+        else:
+            footer = hashlib.sha256(tail[-_footer_bytes(tail) :]).hexdigest()
+            identity = {"size": file.size, "version": file.version, "footer": footer}
+        source = Source(path=file.path, format="parquet", rows=metadata.num_rows)
+        return Inspected(source, pa.schema(fields), identity)
 
-    def spans(self, source: Source) -> Iterator[Span]:
-        """See `Reader.spans`."""
-        with _open(source.path) as file:
-            rows = file.metadata.num_rows
+    def spans(self, source: Source, after: Span | None = None) -> Iterator[Span]:
+        """See `Reader.spans`; reads nothing."""
+        assert source.rows is not None
         size = self.config.number_sample_per_shard
-        for start in range(0, rows, size):
-            yield Span(start, min(size, rows - start), None)
+        for start in range(after.start + after.rows if after else 0, source.rows, size):
+            yield Span(start, min(size, source.rows - start), None)
 
     def read(self, shard: Shard, schema: pa.Schema) -> Iterator[Item]:
         """See `Reader.read`."""
         maker = ItemMaker(self.config, shard, schema)
         names = list(dict.fromkeys(wanted(self.config).values()))
         index = 0
-        with _open(shard.source.path) as file:
+        with _open(shard.source.path) as (file, foot):
             if lost := set(names) - set(file.schema_arrow.names):
                 raise InputError(f"{shard.source.path}: column '{min(lost)}' is gone; the file changed")
-            for table in _rows(file, names, shard.start, shard.rows):
+            for table in _rows(file, foot.bounds, names, shard):
                 for row in _plain(table).to_pylist():
                     yield maker.make(index, row)
                     index += 1
@@ -61,19 +81,15 @@ class ParquetReader:
             raise InputError(f"{shard.source.path}: {index} rows where {shard.rows} were planned; the file changed")
 
 
-def _rows(file: pq.ParquetFile, names: list[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
-    """Record batches of rows start..start+rows, from the row groups that hold them and no others."""
-    first = 0
-    groups: list[int] = []
-    skip = 0
-    for number in range(file.metadata.num_row_groups):
-        size = file.metadata.row_group(number).num_rows
-        if first + size > start and first < start + rows:
-            if not groups:
-                skip = start - first
-            groups.append(number)
-        first += size
-    left = rows
+def _rows(file: pq.ParquetFile, bounds: list[int], names: list[str], shard: Shard) -> Iterator[pa.RecordBatch]:
+    """Record batches of the shard's rows, from the row groups that hold them and no others.
+
+    `bounds` has the first row of each row group, and the end of the last.
+    """
+    first = max(0, bisect.bisect_right(bounds, shard.start) - 1)
+    last = bisect.bisect_left(bounds, shard.start + shard.rows, lo=first)
+    groups = list(range(first, min(last, len(bounds) - 1)))
+    skip, left = shard.start - bounds[first], shard.rows
     for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=names):
         part = batch.slice(min(skip, batch.num_rows), left)
         skip -= min(skip, batch.num_rows)
@@ -114,16 +130,64 @@ def _storable(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Foot:
+    """A footer as this process keeps it; the next shard is mostly of the same file."""
+
+    key: tuple[str, str]
+    metadata: Any
+    bounds: list[int]
+
+
+_LAST: list[_Foot] = []
+
+
 @contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
-    with reading(path), storage.open_input(path) as stream:
+def _open(path: str) -> Iterator[tuple[pq.ParquetFile, _Foot]]:
+    with reading(path), inputs.open_input(path) as stream:
+        with _readable(path):
+            foot = _foot(path, stream)
+            file = pq.ParquetFile(stream, metadata=foot.metadata)
         try:
-            file = pq.ParquetFile(stream)
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise InputError(f"{path} is not a readable parquet file: {error}") from error
-        try:
-            yield file
+            yield file, foot
         except pa.ArrowException as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def _foot(path: str, stream: IO[bytes]) -> _Foot:
+    key = path, inputs.version_of(stream)
+    for foot in _LAST:
+        if foot.key == key:
+            return foot
+    metadata = pq.ParquetFile(stream).metadata
+    counts = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+    foot = _Foot(key=key, metadata=metadata, bounds=list(itertools.accumulate(counts, initial=0)))
+    _LAST[:] = [foot]
+    return foot
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise InputError(f"{path} is not a readable parquet file: {error}") from error
+
+
+def _tail(file: InputFile) -> bytes:
+    """The end of a file with its footer; all of it when it counts whole."""
+    size = file.size
+    with reading(file.path):
+        tail = inputs.read_range(file.path, 0 if file.whole else max(0, size - TAIL_BYTES), size)
+        missing = min(_footer_bytes(tail), size) - len(tail)
+        if missing > 0 and tail.endswith(b"PAR1"):
+            begin = size - len(tail)
+            tail = inputs.read_range(file.path, begin - missing, begin) + tail
+    return tail
+
+
+def _footer_bytes(tail: bytes) -> int:
+    """Length of the footer, its length and the magic bytes included, as a file's last bytes have it."""
+    return int.from_bytes(tail[-8:-4], "little") + 8

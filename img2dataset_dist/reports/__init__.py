@@ -32,7 +32,7 @@ class Report(Protocol):
         """The job begins."""
 
     def total(self, rows: int) -> None:
-        """How many rows this run has to do, once that is known."""
+        """How many rows this run has to do, once that is known; of a long text list first an estimate."""
 
     def event(self, event: Event) -> None:
         """Something happened."""

@@ -31,7 +31,7 @@ class WandbReport:
 
     def total(self, rows: int) -> None:
         """See `Report.total`."""
-        self._run.config.update({"rows": rows})
+        self._run.config.update({"rows": rows}, allow_val_change=True)
 
     def event(self, event: Event) -> None:
         """See `Report.event`."""

@@ -1,7 +1,7 @@
 """A driver that kills itself, as kill -9 does, at one step of a job: `python crash.py STEP NTH OPTIONS_JSON`.
 
 The job runs on the inline engine, so that one process is driver and worker, and the step is hit exactly. STEP is one
-of the keys of `STEPS`; NTH says at which time it is reached.
+of the keys of `STEPS` and `S3_STEPS`; NTH says at which time it is reached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from img2dataset_dist import commit, download, resume, shard, storage, transforms
+from img2dataset_dist import commit, download, resume, s3, shard, storage, transforms
 
 
 class Bomb:
@@ -86,6 +86,10 @@ def is_receipt(_folder: object, name: str, *_: object) -> bool:
     return name.endswith("_stats.json")
 
 
+def is_record(_folder: object, name: str, *_: object) -> bool:
+    return name.startswith(commit.STAGING)
+
+
 def is_claim(_folder: object, name: str, *_: object) -> bool:
     return name.startswith(commit.CLAIMS)
 
@@ -96,16 +100,21 @@ STEPS: dict[str, Callable[[Bomb], None]] = {
     "write a sample": before(shard.Tally, "add"),
     "staging, torn file": in_the_middle_of_a_write,
     "staged, before the claim": before(storage.Folder, "create_whole", is_claim),
-    "claimed, before publishing": before(storage.Folder, "move_file"),
+    "claimed, before publishing": before(commit, "_publish"),
     "published, before the receipt": before(storage.Folder, "write_whole", is_receipt),
-    "receipt, before the claim goes": before(storage.Folder, "remove", is_claim),
+    "receipt, before the claim goes": before(commit, "_tidy"),
     "tidy up at the end": before(resume, "sweep"),
 }
+S3_STEPS: dict[str, Callable[[Bomb], None]] = {
+    "uploads begun, before their record": before(storage.Folder, "write_whole", is_record),
+    "recorded, before their bytes": before(s3.S3, "send"),
+}
+"""Steps that only a commit on S3 has. It has no half-written files."""
 
 
 def main() -> None:
     step, nth, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-    STEPS[step](Bomb(nth))
+    (STEPS | S3_STEPS)[step](Bomb(nth))
     download(**options, distributor="inline", progress="none")
 
 

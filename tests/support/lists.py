@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from img2dataset_dist import registry, storage
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.model import Item, Shard
-from img2dataset_dist.plan import Plan, make_plan, sliced
+from img2dataset_dist.plan import Plan, make_plan
+from img2dataset_dist.walk import sliced
 
 FORMATS = sorted(
     [*registry.PLUGINS["reader"], *(f"{name}.gz" for name in registry.PLUGINS["reader"] if name != "parquet")]

@@ -32,6 +32,9 @@ from img2dataset_dist.pipeline import Pipeline
 from img2dataset_dist.resume import JOB_FILE
 from img2dataset_dist.shard import ShardJob
 
+CLOSING = 30.0
+"""Seconds that a pipeline without shards may take to close."""
+
 
 class HungError(Exception):
     """The pipeline gave no sign of life; threads of it may hang, so this process had better end."""
@@ -71,6 +74,7 @@ def run_group(cluster_job: ClusterJob, shards: Sequence[Shard]) -> Iterator[Even
     if _service is None or not _service.fits(cluster_job):
         if _service is not None:
             _service.end()
+            _service.join()
         _service = _Service(cluster_job, shards[0])
     try:
         yield from _service.work(shards)
@@ -96,7 +100,8 @@ class _Service:
         self._feed: queue.SimpleQueue[Shard | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self._pipeline = Pipeline(job, overlap=cluster_job.overlap)
-        threading.Thread(target=self._run, name="pipeline", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+        self._thread.start()
 
     def fits(self, cluster_job: ClusterJob) -> bool:
         """Whether this is the pipeline for tasks of that run."""
@@ -107,6 +112,10 @@ class _Service:
     def end(self) -> None:
         """No more shards: the pipeline closes when it is done with what it has."""
         self._feed.put(None)
+
+    def join(self) -> None:
+        """Wait until it is closed: two at a time in one process would give back each other's hosts (`FileSlots`)."""
+        self._thread.join(CLOSING)
 
     def _run(self) -> None:
         try:
@@ -143,14 +152,19 @@ class _Service:
 _service: _Service | None = None
 
 
+def check_version(version: str) -> None:
+    """Refuse to work for a driver that has another version of this package."""
+    if version != about.VERSION:
+        raise EngineError(
+            f"{socket.gethostname()} has img2dataset_dist {about.VERSION}, the driver has {version}: give the workers "
+            "the same pex or environment"
+        )
+
+
 def _check(cluster_job: ClusterJob, first: Shard) -> None:
     """Say now what would otherwise end as a riddle, or as a dataset on the wrong disk."""
+    check_version(cluster_job.version)
     host = socket.gethostname()
-    if cluster_job.version != about.VERSION:
-        raise EngineError(
-            f"{host} has img2dataset_dist {about.VERSION}, the driver has {cluster_job.version}: give the workers the "
-            "same pex or environment"
-        )
     job = cluster_job.job
     content = output_folder(job.output_url).read(JOB_FILE)
     if content is None or job.fingerprint not in {entry["fingerprint"] for entry in json.loads(content)["jobs"]}:

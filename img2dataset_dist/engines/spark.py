@@ -17,24 +17,26 @@ that the guilty one is found.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pyspark import InheritableThread
 from pyspark.accumulators import AccumulatorParam
 
+from img2dataset_dist.about import VERSION
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import spark_session
-from img2dataset_dist.engines.cluster_task import ClusterJob, run_group
+from img2dataset_dist.engines.cluster_task import ClusterJob, check_version, run_group
 from img2dataset_dist.engines.feed import Dealer
 from img2dataset_dist.engines.inline import until_error
 from img2dataset_dist.engines.spark_errors import fatal, reason_of
 from img2dataset_dist.engines.spark_session import Cluster
-from img2dataset_dist.errors import EngineError
 from img2dataset_dist.model import Event, Notice, Progress, Receipt, Shard, ShardFailure
 from img2dataset_dist.shard import ShardJob
 
@@ -142,7 +144,7 @@ class _Run:
         self._window = window
         self._events: queue.SimpleQueue[Event | SubJob] = queue.SimpleQueue()
         self._accumulator = cluster.context.accumulator([], EventQueue(self._events))
-        self._threads = ThreadPoolExecutor(MOST_SUBJOBS, thread_name_prefix="subjob")
+        self._shared = cluster.context.broadcast(cluster_job)  # read once per process: a table of hosts may be large
         self._under_way: list[SubJob] = []
         self._suspects: list[Shard] = []
         self._submitted = 0
@@ -186,22 +188,30 @@ class _Run:
 
     def _start(self, groups: Groups, *, alone: bool) -> None:
         machines = self._cluster.machines()
-        job = replace(self._cluster_job.job, workers=machines, neighbours=max(1, self._cluster.slots() // machines))
-        task = Task(replace(self._cluster_job, job=job), self._accumulator)
+        neighbours = max(1, self._cluster.slots() // machines)
+        task = Task(self._shared, self._accumulator, workers=machines, neighbours=neighbours)
         self._submitted += 1
         ids = [shard.id for group in groups for shard in group]
         span = f"shard {ids[0]}" if len(ids) == 1 else f"shards {ids[0]}-{ids[-1]}"
-        text = f"img2dataset {job.output_url}: {span}"
-        subjob = SubJob(groups=groups, alone=alone, result=self._threads.submit(self._collect, groups, task, text))
+        text = f"img2dataset {self._cluster_job.job.output_url}: {span}"
+        subjob = SubJob(groups=groups, alone=alone, result=Future())
         self._under_way.append(subjob)
-        subjob.result.add_done_callback(lambda _: self._events.put(subjob))
+        # takes over the scheduler pool of our thread; a daemon, since an interpreter waits for all others at its end
+        thread = InheritableThread(self._collect, args=(subjob, task, text), name="subjob", daemon=True)
+        try:
+            thread.start()
+        except Exception as error:  # noqa: BLE001 (the JVM is gone; told as the end of the sub-job)
+            subjob.result.set_exception(error)
+            self._events.put(subjob)
 
-    def _collect(self, groups: Groups, task: Task, text: str) -> list[Event]:
+    def _collect(self, subjob: SubJob, task: Task, text: str) -> None:
         """In a thread of its own: the Spark job."""
-        context = self._cluster.context
-        context.setJobGroup(self._group, text)
-        tasks = context.parallelize(groups, len(groups)).mapPartitions(task)
-        return tasks.setName(text).collect()  # type: ignore[no-any-return]
+        try:
+            tasks = self._cluster.context.parallelize(subjob.groups, len(subjob.groups)).mapPartitions(task)
+            subjob.result.set_result(self._cluster.collect(tasks.setName(text), self._group, text))
+        except BaseException as error:  # noqa: BLE001 (raised by whoever takes the result)
+            subjob.result.set_exception(error)
+        self._events.put(subjob)
 
     def _heard(self, event: Event) -> Iterator[Event]:
         if isinstance(event, Notice):
@@ -223,9 +233,9 @@ class _Run:
         left = self._dealer.unheard(subjob.shards)
         if not left:
             return
+        if end := fatal(error):
+            raise end from error
         text = str(error)
-        if advice := fatal(text):
-            raise EngineError(advice) from error
         reason = reason_of(text)
         if subjob.alone:
             yield from self._heard(ShardFailure(shard_id=left[0].id, error=reason, trace=text[-4000:]))
@@ -246,20 +256,28 @@ class _Run:
     def _stop(self) -> None:
         """Cancel what is under way, and wait until it is over so that nobody writes any more."""
         if self._under_way:
-            self._cluster.cancel(self._group, STOPPING)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+            self._cluster.cancel(self._group, STOPPING, lambda: all(one.result.done() for one in self._under_way))
+        with contextlib.suppress(Exception):  # the context may be gone
+            self._shared.destroy()
 
 
 class Task:
     """What an executor runs on one partition: one group of shards."""
 
-    def __init__(self, cluster_job: ClusterJob, accumulator: Any) -> None:
-        self._cluster_job = cluster_job
+    def __init__(self, shared: Any, accumulator: Any, *, workers: int, neighbours: int) -> None:
+        self._shared = shared
         self._accumulator = accumulator
+        self._workers = workers
+        self._neighbours = neighbours
+        self._version = VERSION
 
     def __call__(self, groups: Iterable[tuple[Shard, ...]]) -> Iterator[Event]:
         """The outcomes, which the accumulator takes to the driver as well."""
+        check_version(self._version)  # before anything is read that another version may have written otherwise
+        cluster_job: ClusterJob = self._shared.value
+        job = replace(cluster_job.job, workers=self._workers, neighbours=self._neighbours)
+        cluster_job = replace(cluster_job, job=job)
         for group in groups:
-            for event in run_group(self._cluster_job, group):
+            for event in run_group(cluster_job, group):
                 self._accumulator.add([event])
                 yield event

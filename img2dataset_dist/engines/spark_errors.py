@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 
+from py4j.protocol import Py4JNetworkError  # type: ignore[import-untyped]
+
+from img2dataset_dist.errors import EngineError, NetworkDownError
+
 _STOPPED = re.compile(
     r"(Job \d+ cancelled[^\n]*|Stage \d+ (?:was )?cancelled[^\n]*|SparkContext was shut down"
     r"|SparkContext has been shutdown|stopped SparkContext|Py4JNetworkError|Answer from Java side is empty"
     r"|Connection refused|JVM is not running)"
 )
 _OURS = re.compile(r"errors\.EngineError: ([^\n]*)")
+_NETWORK = re.compile(r"errors\.NetworkDownError: ([^\n]*)")
 _RAISED = re.compile(
     r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Down)): ([^\n]*)$", re.MULTILINE
 )
@@ -46,15 +51,20 @@ _ADVICE = (
 )
 
 
-def fatal(text: str) -> str | None:
-    """What to tell the user, when no shard can be done after this error of Spark's; None when others may."""
+def fatal(error: BaseException) -> EngineError | NetworkDownError | None:
+    """What to end the job with, when no shard can be done after this error of Spark's; None when others may."""
+    text = str(error)
     if found := _OURS.search(text):
-        return found[1]
+        return EngineError(found[1])
+    if found := _NETWORK.search(text):
+        return NetworkDownError(found[1])
     for pattern, advice in _ADVICE:
         if found := pattern.search(text):
-            return advice.format(*found.groups())
-    if found := _STOPPED.search(text):
-        return f"Spark ended the job ({found[1].strip()}); run the same command again to go on"
+            return EngineError(advice.format(*found.groups()))
+    if isinstance(error, (Py4JNetworkError, ConnectionError)):
+        return EngineError(f"the JVM of the driver is gone ({text.strip()}); run the same command again to go on")
+    if not _ABORTED.search(text) and (found := _STOPPED.search(text)):
+        return EngineError(f"Spark ended the job ({found[1].strip()}); run the same command again to go on")
     return None
 
 

@@ -6,9 +6,11 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from py4j.clientserver import ClientServer  # type: ignore[import-untyped]
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
@@ -25,6 +27,9 @@ YOUNG = 30.0
 
 LOOK_SECONDS = 5.0
 """How long what the cluster said of itself is taken for true."""
+
+LATEST = 300
+"""Jobs of a group that are looked at for tasks which still run."""
 
 TRIES = 4
 """How often a local session tries a task, as clusters do by default."""
@@ -79,16 +84,16 @@ class Cluster:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        conf = self.context.getConf()
-        per_task = int(conf.get("spark.task.cpus", "1"))
-        scala = self.context._jsc.sc()  # noqa: SLF001 (Spark says it nowhere else)
-        self._slots = max(1, int(scala.defaultParallelism()) // per_task)
-        if not self.is_local:
-            driver = scala.env().blockManager().blockManagerId().hostPort()
-            names = _strings(scala.getExecutorMemoryStatus().keys().toSeq())
-            hosts = {name.rpartition(":")[0] for name in names if name != driver}
-            self._machines_now = len(hosts)
-            self._machines = max(self._machines, self._machines_now, self._dynamic() or 0)
+        with contextlib.suppress(Exception):  # a context that is gone: the sub-jobs will tell
+            scala = self.context._jsc.sc()  # noqa: SLF001 (Spark says it nowhere else)
+            self._slots = max(1, _slots(scala))
+            if not self.is_local:
+                names = _strings(scala.getExecutorMemoryStatus().keys().toSeq())
+                hosts = [name.rpartition(":")[0] for name in names]
+                with contextlib.suppress(ValueError):  # the driver is among them
+                    hosts.remove(self.context.getConf().get("spark.driver.host"))
+                self._machines_now = len(set(hosts))
+                self._machines = max(self._machines, self._machines_now, self._dynamic() or 0)
 
     def settle(self) -> None:
         """Let the executors of a new session register: limits per host are divided by the number of machines."""
@@ -111,6 +116,16 @@ class Cluster:
             return None
         return int(conf.get("spark.dynamicAllocation.maxExecutors", "0"))
 
+    def collect(self, rdd: Any, group: str, text: str) -> Any:
+        """What the partitions of `rdd` yield, by a Spark job of that group and description."""
+        if isinstance(SparkContext._gateway, ClientServer):  # noqa: SLF001 (as pyspark itself asks)
+            self.context.setJobGroup(group, text)
+            return rdd.collect()
+        # PYSPARK_PIN_THREAD=false: two calls may run in two threads of the JVM, and group and job go together in one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return rdd.collectWithJobGroup(group, text)
+
     def active_tasks(self, group: str) -> int:
         """Tasks of a job group that run now."""
         with contextlib.suppress(Exception):  # the context may be gone
@@ -118,21 +133,29 @@ class Cluster:
         return 0
 
     def _stages(self, group: str) -> list[int]:
+        """Of its latest jobs that did not succeed: tasks of one that was cancelled may still run."""
         tracker = self.context.statusTracker()
-        jobs = set(tracker.getActiveJobsIds()) & set(tracker.getJobIdsForGroup(group))
+        jobs = sorted(tracker.getJobIdsForGroup(group), reverse=True)[:LATEST]
         infos = [tracker.getJobInfo(job) for job in jobs]
-        return [stage for info in infos if info is not None for stage in info.stageIds]
+        return [stage for info in infos if info is not None and info.status != "SUCCEEDED" for stage in info.stageIds]
 
     def _running(self, stages: Sequence[int]) -> int:
         infos = [self.context.statusTracker().getStageInfo(stage) for stage in stages]
         return sum(info.numActiveTasks for info in infos if info is not None)
 
-    def cancel(self, group: str, seconds: float) -> None:
-        """End all tasks of a job group, and wait so long until they are over, so that nobody writes any more."""
+    def cancel(self, group: str, seconds: float, over: Callable[[], bool]) -> None:
+        """End all tasks of a job group, and wait so long until they are over, so that nobody writes any more.
+
+        `over` says whether all its jobs have come back. One that was just being submitted is not hit by the first go.
+        """
         deadline = time.monotonic() + seconds
         with contextlib.suppress(Exception):
-            stages = self._stages(group)  # of jobs that are cancelled, nobody would tell
-            self.context.cancelJobGroup(group)
+            while time.monotonic() < deadline:
+                self.context.cancelJobGroup(group)
+                if over():
+                    break
+                time.sleep(0.1)
+            stages = self._stages(group)
             while time.monotonic() < deadline and self._running(stages):
                 time.sleep(0.2)
 
@@ -141,6 +164,14 @@ class Cluster:
         if self._session is not None:
             with contextlib.suppress(Exception):
                 self._session.stop()
+
+
+def _slots(scala: Any) -> int:
+    """Tasks that a Scala SparkContext runs at the same time."""
+    try:
+        return int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
+    except Exception:  # noqa: BLE001 (not meant for us; may be otherwise in another version)
+        return int(scala.defaultParallelism())  # which a user may have set to anything
 
 
 def _strings(sequence: Any) -> list[str]:
@@ -153,8 +184,13 @@ def connect(config: JobConfig) -> Cluster:
     Raises:
         EngineError: no Java, a session that has no context.
     """
-    if SparkContext._active_spark_context is not None:  # noqa: SLF001 (also of a session that another thread made)
-        return Cluster(SparkContext._active_spark_context)  # noqa: SLF001
+    context = SparkContext._active_spark_context  # noqa: SLF001 (also of a session that another thread made)
+    if context is not None:
+        if context._jsc.sc().isStopped():  # noqa: SLF001
+            raise EngineError(
+                "the active Spark session was stopped from outside: make a new one (session.stop() first)"
+            )
+        return Cluster(context)
     if is_remote():
         raise EngineError(
             "this is a Spark Connect session, which cannot run Python functions on RDDs: use a classic cluster (on "

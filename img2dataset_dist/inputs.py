@@ -22,7 +22,7 @@ from img2dataset_dist.errors import ConfigError
 WHOLE_HASH = 8 * 2**20
 """Input files up to this many bytes are fingerprinted whole, larger ones by size, date or ETag, and samples."""
 
-WHOLE_TOTAL = 256 * 2**20
+WHOLE_TOTAL = 128 * 2**20
 """Bytes that are read for it from all files together at most: with very many files only the small ones count whole."""
 
 SAMPLES = 16

@@ -112,7 +112,7 @@ class S3:
 
     def keys(self, prefix: str, *, deep: bool = True) -> Iterator[tuple[str, int]]:
         """Path and size of the objects whose path starts with `prefix`; unless `deep`, folders in place of theirs."""
-        bucket, key, _ = self._fs.split_path(prefix)
+        bucket, key = self._split(prefix)
         arguments = {"Bucket": bucket, "Prefix": key} | ({} if deep else {"Delimiter": "/"})
         while True:
             page = self._call("list_objects_v2", **arguments)
@@ -192,7 +192,7 @@ class S3:
         Raises:
             OSError: also where the store has no such request or we may not send it.
         """
-        bucket, key, _ = self._fs.split_path(prefix)
+        bucket, key = self._split(prefix)
         arguments = {"Bucket": bucket, "Prefix": key}
         while True:
             page = self._call("list_multipart_uploads", **arguments)
@@ -204,8 +204,14 @@ class S3:
             arguments |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _object(self, path: str) -> dict[str, str]:
-        bucket, key, _ = self._fs.split_path(path)
+        bucket, key = self._split(path)
         return {"Bucket": bucket, "Key": key}
+
+    def _split(self, path: str) -> tuple[str, str]:
+        bucket, key, _ = self._fs.split_path(path)
+        if key and path.endswith("/") and not key.endswith("/"):  # s3fs of before 2025 drops it
+            key += "/"
+        return bucket, key
 
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         path = f"{arguments['Bucket']}/{arguments.get('Key', arguments.get('Prefix', ''))}"

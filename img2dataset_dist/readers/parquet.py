@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -27,6 +29,36 @@ BATCH_ROWS = 1024
 TAIL_BYTES = 64 * 2**10
 """Read from the end of a file at once; most footers are in it."""
 
+FOOTERS_BYTES = 32 * 2**20
+"""Footers that are held at once while a list is planned; parsed they are eight times as large."""
+
+
+class _Room:
+    """Bytes that threads may hold together; who wants more than there are waits until nobody has any."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held = 0
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Hold so many bytes inside of the block."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._held == 0 or self._held + size <= self._size)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._held -= size
+                self._freed.notify_all()
+
+
+_ROOM = _Room(FOOTERS_BYTES)
+_PARSER = ThreadPoolExecutor(1, thread_name_prefix="footer")
+"""One thread parses all footers: what the parser used, the C library keeps for the thread, and there are many."""
+
 
 class ParquetReader:
     """Shards are row ranges; nothing but the footer is read to plan them."""
@@ -40,10 +72,19 @@ class ParquetReader:
         A file that does not count whole is known by its footer: that has the rows, places, sizes and mostly the least
         and largest values of all its pieces.
         """
-        tail = _tail(file)
-        with _readable(file.path):
-            metadata = pq.read_metadata(pa.BufferReader(tail))
-            schema = metadata.schema.to_arrow_schema()
+        with reading(file.path):
+            tail = inputs.read_range(file.path, 0 if file.whole else max(0, file.size - TAIL_BYTES), file.size)
+            size = _footer_bytes(tail, file.size)
+            with _ROOM.taken(size):
+                if (missing := size - len(tail)) > 0:
+                    begin = file.size - len(tail)
+                    tail = inputs.read_range(file.path, begin - missing, begin) + tail
+                return _PARSER.submit(self._inspected, file, tail, size).result()
+
+    def _inspected(self, file: InputFile, tail: bytes, size: int) -> Inspected:
+        with _readable(file.path), pq.ParquetFile(pa.BufferReader(tail)) as opened:
+            schema = opened.schema_arrow  # not metadata.schema: that makes a cycle, and the footer stays for long
+            rows = opened.metadata.num_rows
         check_columns(self.config, schema.names, file.path)
         forced = forced_types(self.config)
         fields = [
@@ -53,10 +94,9 @@ class ParquetReader:
         if file.whole:
             identity = inputs.identity(file, tail)
         else:
-            footer = hashlib.sha256(tail[-_footer_bytes(tail) :]).hexdigest()
+            footer = hashlib.sha256(tail[-size:]).hexdigest()
             identity = {"size": file.size, "version": file.version, "footer": footer}
-        source = Source(path=file.path, format="parquet", rows=metadata.num_rows)
-        return Inspected(source, pa.schema(fields), identity)
+        return Inspected(Source(path=file.path, format="parquet", rows=rows), pa.schema(fields), identity)
 
     def spans(self, source: Source, after: Span | None = None) -> Iterator[Span]:
         """See `Reader.spans`; reads nothing."""
@@ -176,18 +216,6 @@ def _readable(path: str) -> Iterator[None]:
         raise InputError(f"{path} is not a readable parquet file: {error}") from error
 
 
-def _tail(file: InputFile) -> bytes:
-    """The end of a file with its footer; all of it when it counts whole."""
-    size = file.size
-    with reading(file.path):
-        tail = inputs.read_range(file.path, 0 if file.whole else max(0, size - TAIL_BYTES), size)
-        missing = min(_footer_bytes(tail), size) - len(tail)
-        if missing > 0 and tail.endswith(b"PAR1"):
-            begin = size - len(tail)
-            tail = inputs.read_range(file.path, begin - missing, begin) + tail
-    return tail
-
-
-def _footer_bytes(tail: bytes) -> int:
-    """Length of the footer, its length and the magic bytes included, as a file's last bytes have it."""
-    return int.from_bytes(tail[-8:-4], "little") + 8
+def _footer_bytes(tail: bytes, size: int) -> int:
+    """Length of the footer, its length and the magic bytes included, as the last bytes of a file of `size` have it."""
+    return min(size, int.from_bytes(tail[-8:-4], "little") + 8) if tail.endswith(b"PAR1") else len(tail)

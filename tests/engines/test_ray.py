@@ -17,9 +17,9 @@ import ray
 from ray import exceptions
 from support import dataset
 from support.photos import url_list
-from support.ray_cluster import HEAD, SECOND, RayCluster, environment, workers
+from support.processes import Driver, alive, below, wait_for
+from support.ray_cluster import HEAD, SECOND, RayCluster, environment, impatient, workers
 from support.server import HOSTS, NastyServer
-from support.spark_cluster import Driver, alive, below, wait_for
 
 from img2dataset_dist import EngineError, download
 from img2dataset_dist.engines import ray as ray_engine
@@ -112,7 +112,7 @@ def test_workers_that_are_killed_cost_nothing(
     for count, node in ((1, HEAD), (6, SECOND)):
         driver.wait_for(functools.partial(some_done, out, count), "shards")
         victims = driver.wait_for(functools.partial(cluster.workers, node), "a task")
-        children = below(set(victims))
+        children = below(*victims)
         os.kill(victims[0], signal.SIGKILL)
         wait_for(lambda children=children: not any(map(alive, children)), what="the end of its decoders")
     driver.wait()
@@ -127,7 +127,7 @@ def test_a_node_is_lost_and_another_one_joins(
     driver.wait_for(lambda: some_done(out) and cluster.workers(SECOND), "work on the second node")
     raylet = cluster.raylet(SECOND)
     assert raylet is not None
-    orphans = below({raylet})
+    orphans = below(raylet)
     os.kill(raylet, signal.SIGKILL)
     wait_for(lambda: not any(map(alive, orphans)), what="the end of the node's processes")
     cluster.stop(SECOND)
@@ -145,8 +145,8 @@ def test_a_driver_that_is_stopped_goes_on_where_it_was(
     driver = cluster.command(options(some_urls, out))
     driver.wait_for(lambda: some_done(out) and cluster.workers(SECOND), "work")
     at_work = cluster.workers(HEAD) + cluster.workers(SECOND)
-    family = [*at_work, *below(set(at_work))]
-    driver.send(number)
+    family = [*at_work, *below(*at_work)]
+    os.kill(driver.pid, number)
     printed = driver.wait(code)
     assert "Traceback" not in printed
     wait_for(lambda: not any(map(alive, family)), what="the end of the tasks")
@@ -203,11 +203,11 @@ def test_a_local_ray_ends_with_the_job(
     driver = own(options(some_urls, out, processes_count=2), tmp_path, RAY_ADDRESS="local")
     try:
         driver.wait_for(lambda: some_done(out) and len(workers(driver.pid)) == 2, "work")
-        family = below({driver.pid})
+        family = below(driver.pid)
         if number == signal.SIGINT:
             os.killpg(driver.pid, number)
         else:
-            driver.send(number)
+            os.kill(driver.pid, number)
         printed = driver.wait(code)
         assert "Traceback" not in printed
         wait_for(lambda: not any(map(alive, family)), what="the end of Ray's processes")
@@ -229,25 +229,17 @@ def test_a_home_that_cannot_be_written_and_no_name_for_the_machine(server: Nasty
     assert len(dataset.rows(tmp_path / "out")) == 1
 
 
-def impatient() -> None:
-    """Runs in each worker process of the session below."""
-    from img2dataset_dist.engines import cluster_task  # noqa: PLC0415 (the one of that process)
-
-    cluster_task.patience = lambda _config: 2.0  # type: ignore[attr-defined]
-    ray_engine.IDLE_SECONDS = 2.0
-
-
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A Ray of the user's in this process, with one CPU; the id of its raylet."""
     for name, value in {"RAY_ADDRESS": "local", "PYTHONPATH": str(Path(__file__).parents[1])}.items():
         monkeypatch.setenv(name, value)
-    before = set(below({os.getpid()}))
+    before = set(below(os.getpid()))
     ray.init(
         num_cpus=1, include_dashboard=False, log_to_driver=True, object_store_memory=ray_session.OBJECT_STORE,
         runtime_env={"worker_process_setup_hook": impatient},
     )  # fmt: skip
-    family = below({os.getpid()})
+    family = below(os.getpid())
     yield next(pid for pid in set(family) - before if "raylet/raylet" in family[pid])
     ray.shutdown()
 
@@ -272,7 +264,7 @@ def test_a_task_that_hangs_is_ended_with_its_process(
 
 def ours(raylet: int) -> list[int]:
     """Worker processes that run, or ran, tasks of ours: they have processes of their own."""
-    return [pid for pid in workers(raylet, busy=False) if below({pid})]
+    return [pid for pid in workers(raylet, busy=False) if below(pid)]
 
 
 def test_a_worker_that_cannot_do_the_job_ends_it(

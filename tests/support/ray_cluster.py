@@ -28,11 +28,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from support.spark_cluster import Driver, below, free_port, wait_for
+from support.processes import Driver, below, free_port, wait_for
 
 TESTS = Path(__file__).parents[1]
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
-LOCAL_TEMP = "/tmp/ray"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,7 +46,7 @@ class RayCluster:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._temp = tempfile.mkdtemp(prefix="rc-", dir="/tmp")  # sockets in it may have 107 characters, with all
-        self.address = f"{HEAD}:{free_port()}"
+        self.address = f"{HEAD}:{free_port(HEAD)}"
         self._token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._drivers: list[Driver] = []
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
@@ -76,7 +75,7 @@ class RayCluster:
             self._nodes[node] = subprocess.Popen(
                 [*command, "--disable-usage-stats", "--block"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=env,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 (one call of libc's)
             )  # fmt: skip
         with contextlib.suppress(AssertionError):  # the log tells more
             wait_for(lambda: self._log(node).count("--block") or self._nodes[node].poll() is not None)
@@ -117,7 +116,7 @@ class RayCluster:
 
     def raylet(self, node: str) -> int | None:
         """The process that is the node; None when it is gone."""
-        family = below({self._nodes[node].pid})
+        family = below(self._nodes[node].pid)
         return next((pid for pid, command in family.items() if "raylet/raylet" in command), None)
 
     def workers(self, node: str, *, busy: bool = True) -> list[int]:
@@ -128,7 +127,7 @@ class RayCluster:
     def stop(self, node: str) -> None:
         """End a node, and all of its processes, at once."""
         if (process := self._nodes.pop(node, None)) is not None:
-            everybody = [process.pid, *below({process.pid})]
+            everybody = [process.pid, *below(process.pid)]
             for pid in everybody:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -157,7 +156,15 @@ def _end_with_parent() -> None:
 def workers(ancestor: int, *, busy: bool = True) -> list[int]:
     """Ray's worker processes below another one; with `busy` those that run a task of ours."""
     mark = "ray::img2dataset" if busy else "ray::"
-    return sorted(pid for pid, command in below({ancestor}).items() if command.startswith(mark))
+    return sorted(pid for pid, command in below(ancestor).items() if command.startswith(mark))
+
+
+def impatient() -> None:
+    """For a `worker_process_setup_hook`: what takes minutes takes seconds."""
+    from img2dataset_dist.engines import cluster_task, ray  # noqa: PLC0415 (those of the worker)
+
+    cluster_task.patience = lambda _config: 2.0  # type: ignore[attr-defined]
+    ray.IDLE_SECONDS = 2.0
 
 
 def main() -> None:

@@ -8,6 +8,11 @@ BIN := $(VENV)/bin
 DEB_PACKAGES := default-jre-headless dnsmasq-base iproute2 nginx-light
 DEB_BENCH_PACKAGES := nginx-light openssl
 
+# The pex for the Python of VENV; what it is made of is kept in VENV.
+PEX_FILE ?= img2dataset.pex
+PEX_THIN_FILE ?= img2dataset-thin.pex
+BUILD_PEX = $(BIN)/python deploy/pex/build.py --cache $(VENV)/pex
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -16,7 +21,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
 
-.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web clean
+.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web pex pex-thin pex-locks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,8 +69,17 @@ bench-web: venv-tests ## measure slow and failing hosts, fetching alone, and mem
 	@$(BIN)/python benchmarks/open_web.py </dev/null
 	@$(BIN)/python benchmarks/memory.py </dev/null
 
+pex: $(BIN)/python ## build img2dataset.pex, one file with all that is needed but Python (docs/pex.md)
+	@$(BUILD_PEX) --output $(PEX_FILE)
+
+pex-thin: $(BIN)/python ## build img2dataset-thin.pex, without pyspark, for a cluster that has its own
+	@$(BUILD_PEX) --output $(PEX_THIN_FILE) --thin
+
+pex-locks: $(BIN)/python ## choose anew the versions that the pex holds
+	@$(BIN)/python deploy/pex/lock.py --cache $(VENV)/pex </dev/null
+
 clean: ## remove all that these targets made
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEX_FILE) $(PEX_THIN_FILE) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 venv-tests: $(VENV)/.installed-tests

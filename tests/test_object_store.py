@@ -417,7 +417,7 @@ def test_uploads_of_others_stay(store: Store, home: str, job: dict[str, Any]) ->
     assert pending(store, home) == sorted(theirs)
     client = fsspec.filesystem("s3")
     for one in client.call_s3("list_multipart_uploads", Bucket=BUCKET)["Uploads"]:
-        client.abort_mpu(BUCKET, one["Key"], one["UploadId"])
+        client.call_s3("abort_multipart_upload", Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
 
 
 def test_a_claim_of_an_earlier_version_is_rolled_forward(store: Store, output: Folder) -> None:

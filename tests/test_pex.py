@@ -152,7 +152,7 @@ def test_what_children_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_outside_a_pex_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", "/opt/venv")
+    monkeypatch.setattr(sys, "prefix", "/opt/venvs")
     told: dict[str, str] = {}
     pex_entry.prepare(told)
     assert told == {}
@@ -226,7 +226,7 @@ def test_two_cold_starts_unpack_once(cold: tuple[Pex, list[str]], environment: d
     root = Path(environment["PEX_ROOT"])
     assert said[0] == said[1]
     assert said[0].startswith(f"{root}/venvs/")
-    assert len(list(root.glob("venvs/*/*/*"))) == 1
+    assert len(list(root.glob("venvs/*/*/*/PEX-INFO"))) == 1
     wheels = [path.name for path in root.glob("installed_wheels/*/*/*")]
     assert len(wheels) == len(set(wheels)) > 50
     assert list(root.rglob("*.work*")) == []

@@ -156,7 +156,9 @@ def test_folder_stands_for_its_files_of_the_format_sorted_by_name(mixed: Path) -
     want = ["10.txt", "9.txt", "A.txt", "a.txt", "b.txt", "link.txt"]
     assert names(mixed) == names(f"{mixed}/") == want
     assert names(mixed, "txt.gz") == ["c.txt.gz"]
-    assert [os.path.isabs(file.path) for file in input_files(config_of(mixed, input_format="txt"))] == [True] * len(want)
+    assert [os.path.isabs(file.path) for file in input_files(config_of(mixed, input_format="txt"))] == [True] * len(
+        want
+    )
 
 
 def test_glob_file_and_relative_path(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

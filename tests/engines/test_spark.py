@@ -215,7 +215,11 @@ def test_the_network_is_down(server: NastyServer, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("python", ["/nonexistent/python", "bare"])
 def test_an_executor_without_our_python(
-    python: str, server: NastyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    python: str,
+    server: NastyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if python == "bare":
         python = str(tmp_path / "bare" / "bin" / "python")

@@ -137,8 +137,11 @@ def test_kill_the_driver(cluster: SparkCluster, server: NastyServer, tmp_path: P
     dataset.check_whole(tmp_path / "out")
     cluster.heal()
     cluster.submit(job).wait()
-    fetched = [server.url("").rstrip("/") and int(target.rpartition("=")[2]) for target, count in server.counts().items()
-               if f"test={tmp_path.name}&" in target and count > before.get(target, 0)]
+    fetched = [
+        server.url("").rstrip("/") and int(target.rpartition("=")[2])
+        for target, count in server.counts().items()
+        if f"test={tmp_path.name}&" in target and count > before.get(target, 0)
+    ]
     again = {f"{n // 10:05d}" for n in fetched}
     assert not again & set(finished), "what has a receipt is not fetched again"
     same_as_undisturbed(job, tmp_path)
@@ -147,7 +150,7 @@ def test_kill_the_driver(cluster: SparkCluster, server: NastyServer, tmp_path: P
 @latest
 def test_speculation(cluster: SparkCluster, server: NastyServer, tmp_path: Path) -> None:
     """At each step of an attempt another one overtakes it, and then it goes on: the dataset is the same."""
-    job = options(server, tmp_path, rows=160, output_format="support.spark_cluster:Slow")
+    job = options(server, tmp_path, rows=400, output_format="support.spark_cluster:Slow")
     settings = {
         "spark.speculation": "true",
         "spark.speculation.interval": "100ms",
@@ -157,8 +160,9 @@ def test_speculation(cluster: SparkCluster, server: NastyServer, tmp_path: Path)
     }
     driver = cluster.submit(job, settings | notes_for(tmp_path))
     assert "spark.speculation runs slow tasks twice" in driver.wait()
+    print("TIMES", sorted((round(p.stat().st_mtime%1000,1), p.name) for f in ("notes","out") for p in (tmp_path / f).iterdir() if p.suffix!=".parquet" and p.suffix!=".tar"))
     assert {path.name for path in (tmp_path / "notes").iterdir()} == set(STEPS)
-    same_as_undisturbed(job, tmp_path, rows=160)
+    same_as_undisturbed(job, tmp_path, rows=400)
 
 
 @both
@@ -183,10 +187,19 @@ def test_ctrl_c(cluster: SparkCluster, server: NastyServer, tmp_path: Path) -> N
 
 def kill_in_the_ui(driver: Driver, what: str) -> None:
     """As the link `(kill)` on the pages of jobs and of stages does it."""
-    ids = driver.wait_for(lambda: [j["jobId"] if what == "jobs/job" else j["stageIds"][0] for j in driver.about("jobs") or []
-                                   if j["status"] == "RUNNING" and j["numActiveTasks"]])
+    ids = driver.wait_for(
+        lambda: [
+            j["jobId"] if what == "jobs/job" else j["stageIds"][0]
+            for j in driver.about("jobs") or []
+            if j["status"] == "RUNNING" and j["numActiveTasks"]
+        ]
+    )
     url = f"http://{HOST}:{driver.ui}/{what}/kill/?id={ids[0]}"
-    urllib.request.urlopen(urllib.request.Request(url, method="POST", data=b""), timeout=30).read()
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="POST", data=b""), timeout=30).read()
+    except Exception as e:
+        print("HTTP", e, e.read()[:1500], dict(e.headers))
+        urllib.request.urlopen(url, timeout=30).read()
 
 
 @pytest.mark.parametrize("what", ["jobs/job", "stages/stage"])

@@ -73,9 +73,9 @@ def prepare(environment: MutableMapping[str, str]) -> None:
     this host would unpack once more elsewhere. PYSPARK_PYTHON is what Spark starts workers with; its default, the
     python3 of the PATH, has none of our packages.
     """
-    home, kind = os.path.split(os.path.dirname(os.path.dirname(os.path.dirname(sys.prefix))))
-    if kind == "venvs":
-        environment["PEX_ROOT"] = home
+    root, unpacked, _ = sys.prefix.rpartition("/venvs/")
+    if unpacked:
+        environment["PEX_ROOT"] = root
     if environment.get("PEX"):
         environment.setdefault("PYSPARK_PYTHON", environment["PEX"])
     if environment.get("SPARK_HOME") and "PYSPARK_GATEWAY_PORT" not in environment:

@@ -209,7 +209,7 @@ class S3:
 
     def _split(self, path: str) -> tuple[str, str]:
         bucket, key, _ = self._fs.split_path(path)
-        if key and path.endswith("/") and not key.endswith("/"):  # s3fs of before 2025 drops it
+        if key and path.endswith("/") and not key.endswith("/"):  # older s3fs drop it
             key += "/"
         return bucket, key
 

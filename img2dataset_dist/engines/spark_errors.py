@@ -9,9 +9,9 @@ from py4j.protocol import Py4JNetworkError  # type: ignore[import-untyped]
 from img2dataset_dist.errors import EngineError, NetworkDownError
 
 _STOPPED = re.compile(
-    r"(Job \d+ cancelled[^\n]*|Stage \d+ (?:was )?cancelled[^\n]*|SparkContext was shut down"
-    r"|SparkContext has been shutdown|stopped SparkContext|Py4JNetworkError|Answer from Java side is empty"
-    r"|Connection refused|JVM is not running)"
+    r"(Job \d+ cancelled[^\n]*?|SparkContext was shut down|SparkContext has been shutdown|stopped SparkContext)"
+    r"(?: *SQLSTATE[^\n]*)?$",
+    re.MULTILINE,
 )
 _OURS = re.compile(r"errors\.EngineError: ([^\n]*)")
 _NETWORK = re.compile(r"errors\.NetworkDownError: ([^\n]*)")
@@ -20,14 +20,15 @@ _RAISED = re.compile(
 )
 _LOST = re.compile(r"(ExecutorLostFailure[^\n]*)")
 _WORKER = re.compile(r"(Python worker exited unexpectedly[^\n]*)")
+_IN_A_TASK = re.compile(r"Job aborted due to stage failure|^Traceback", re.MULTILINE)
 _ABORTED = re.compile(r"(Job aborted due to stage failure: [^\n]*)")
 
 _ADVICE = (
     (
-        re.compile(r"No module named '(img2dataset_dist[^']*|pyspark[^']*)'"),
+        re.compile(r"No module named '([^'.]+)[^']*'"),
         (
-            "the Python of the executors does not have {0}: set PYSPARK_PYTHON (or spark.pyspark.python) to the pex, "
-            "or to a Python that has it, on every machine, before the session is made"
+            "the Python of the executors does not have the module {0}: set PYSPARK_PYTHON (or spark.pyspark.python) "
+            "to the pex, or to a Python that has it, on every machine, before the session is made"
         ),
     ),
     (
@@ -63,7 +64,7 @@ def fatal(error: BaseException) -> EngineError | NetworkDownError | None:
             return EngineError(advice.format(*found.groups()))
     if isinstance(error, (Py4JNetworkError, ConnectionError)):
         return EngineError(f"the JVM of the driver is gone ({text.strip()}); run the same command again to go on")
-    if not _ABORTED.search(text) and (found := _STOPPED.search(text)):
+    if not _IN_A_TASK.search(text) and (found := _STOPPED.search(text)):
         return EngineError(f"Spark ended the job ({found[1].strip()}); run the same command again to go on")
     return None
 

@@ -114,7 +114,8 @@ class ListText:
                 continue
             except RecursionError as error:
                 raise ValueError(f"a value is nested deeper than {MAX_DEPTH} levels") from error
-            if end < len(self._text) or not self._more():
+            is_number = self._text[self._place] in "-0123456789"  # "1." and "1e-" may be cut off, and read as 1
+            if not is_number or end + len("e-") < len(self._text) or not self._more():
                 if self._text.count("[", self._place, end) + self._text.count("{", self._place, end) > MAX_DEPTH:
                     _check_depth(value)
                 self._begin, self._place = self._place, end

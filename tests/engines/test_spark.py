@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,11 @@ def test_a_local_session_is_made_and_stopped(server: NastyServer, tmp_path: Path
     assert SparkContext._active_spark_context is None
     download(**job(server, tmp_path, [""] * 9))
     assert SparkContext._active_spark_context is None
-    ours = lambda: [c for c in below({os.getpid()}).values() if "pyspark.daemon" in c or "transforms.child" in c]
-    wait_for(lambda: not ours(), what="the end of all processes")
+    ours = ("pyspark.daemon", "transforms.child")
+    wait_for(
+        lambda: not any(name in command for command in below({os.getpid()}).values() for name in ours),
+        what="the end of all processes",
+    )
     before = len(glob.glob(f"/tmp/img2dataset-{os.getuid()}-*.slots"))
     download(**job(server, tmp_path, [""] * 9, output_folder=str(tmp_path / "second")))
     assert len(glob.glob(f"/tmp/img2dataset-{os.getuid()}-*.slots")) <= before + 1
@@ -253,3 +256,213 @@ def test_a_folder_that_the_executors_do_not_share(
         download(**job(server, tmp_path, [""] * 60))
     assert "failed" not in said(capsys)
     assert not (tmp_path / "elsewhere").exists()
+
+
+# what Spark says
+
+ABORTED = (
+    "An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collectAndServe.\n"
+    ": org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 4.0 failed 4 times, most "
+    "recent failure: Lost task 0.3 in stage 4.0 (TID 9) (10.0.0.2 executor 1): "
+)
+RAISED = "org.apache.spark.api.python.PythonException: Traceback (most recent call last):\n"
+RAISED_4 = "An exception was thrown from the Python worker:\nTraceback (most recent call last):\n"
+WHERE = '  File "/opt/pyspark.zip/pyspark/worker.py", line 1247, in main\n    process()\n'
+STACK = "\n\n\tat org.apache.spark.api.python.PythonRunner$$anon$3.read(PythonRunner.scala:784)\n\nDriver stacktrace:\n"
+CALL = "An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collectAndServe.\n"
+CANCELLED = f"{CALL}: org.apache.spark.SparkException: "
+EOF = "Caused by: java.io.EOFException\n"
+CRASHED = "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)"
+LOST = "ExecutorLostFailure (executor 1 exited caused by one of the running tasks) Reason: Command exited with code 137"
+MISMATCH = (
+    "pyspark.errors.exceptions.base.PySparkRuntimeError: [PYTHON_VERSION_MISMATCH] Python in worker has different "
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "told"),
+    [
+        (
+            f"{ABORTED}{RAISED}{WHERE}img2dataset_dist.errors.EngineError: h3: do this{STACK}",
+            EngineError,
+            "h3: do this",
+        ),
+        (f"{RAISED_4}{WHERE}img2dataset_dist.errors.EngineError: h3: do this", EngineError, "h3: do this"),
+        (f"{ABORTED}{RAISED}{WHERE}img2dataset_dist.errors.NetworkDownError: gone{STACK}", NetworkDownError, "gone"),
+        (f"{RAISED_4}{WHERE}ModuleNotFoundError: No module named 'img2dataset_dist.engines'", EngineError, "img2data"),
+        (f"{ABORTED}{RAISED}{WHERE}ModuleNotFoundError: No module named 'cv2'{STACK}", EngineError, "not have .* cv2:"),
+        (
+            f"{RAISED_4}{MISMATCH}version: 3.11 than that in driver: 3.9, PySpark cannot",
+            EngineError,
+            "different Python",
+        ),
+        (
+            f"{ABORTED}{RAISED}{MISMATCH}version (3, 11) than that in driver 3.9, PySpark{STACK}",
+            EngineError,
+            "fferent Py",
+        ),
+        (
+            f'{ABORTED}java.io.IOException: Cannot run program "/opt/p": error=2, No such file{STACK}',
+            EngineError,
+            "cannot run /opt/p as its Python",
+        ),
+        (
+            f"{CANCELLED}[SPARK_JOB_CANCELLED] Job 6 cancelled  SQLSTATE: XXKDA\n\tat org.apache",
+            EngineError,
+            r"Spark ended the job \(Job 6 cancelled\); run",
+        ),
+        (f"{CANCELLED}Job 6 cancelled \n\tat org.apache", EngineError, r"\(Job 6 cancelled\); run the same"),
+        (
+            f"{CANCELLED}Job 7 cancelled because Stage 7 was cancelled\n\tat org",
+            EngineError,
+            r"Stage 7 was cancelled\)",
+        ),
+        (f"{CANCELLED}Job 8 cancelled because SparkContext was shut down\n\tat", EngineError, "was shut down"),
+    ],
+)
+def test_what_no_shard_can_be_done_after(text: str, kind: type[Exception], told: str) -> None:
+    """Shortened from what pyspark 3.5.9 and 4.3.0 said."""
+    found = spark_errors.fatal(RuntimeError(text))
+    assert type(found) is kind
+    assert re.search(told, str(found)), found
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), Py4JNetworkError("Answer from Java is empty")]
+)
+def test_the_jvm_is_gone(error: Exception) -> None:
+    assert "the JVM of the driver is gone" in str(spark_errors.fatal(error))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{ABORTED}{CRASHED}{STACK}Caused by: {CRASHED}\n{EOF}", "Python worker exited unexpectedly (crashed)"),
+        (
+            f"{ABORTED}{CRASHED}. Consider setting 'spark.python.worker.faulthandler.enabled'\n\tat x\n{EOF}",
+            "Python worker exited unexpectedly (crashed)",
+        ),
+        (f"{RAISED_4}{WHERE}OSError: [Errno 111] Connection refused", "OSError: [Errno 111] Connection refused"),
+        (f"{ABORTED}{RAISED}{WHERE}RuntimeError: Job 3 cancelled\n{STACK}", "RuntimeError: Job 3 cancelled"),
+        (
+            f"{ABORTED}{LOST}\nDriver stacktrace:\n\tat org.apache.spark",
+            LOST,
+        ),
+    ],
+)
+def test_what_only_these_shards_suffer_from(text: str, reason: str) -> None:
+    assert spark_errors.fatal(RuntimeError(text)) is None
+    assert spark_errors.reason_of(text).startswith(reason)
+
+
+def test_a_reason_is_short() -> None:
+    assert len(spark_errors.reason_of(f"{RAISED_4}{WHERE}RuntimeError: {'x' * 5000}")) < 500
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("384", 384 << 20),
+        ("512m", 512 << 20),
+        ("512MB", 512 << 20),
+        ("1g", 1 << 30),
+        ("1.5g", 3 << 29),
+        ("2t", 2 << 40),
+        ("1024k", 1 << 20),
+        ("100b", 100),
+        (" 1 g ", 1 << 30),
+    ],
+)
+def test_sizes_as_spark_writes_them(text: str, size: int) -> None:
+    assert spark_session.parse_size(text) == size
+
+
+def config(**more: Any) -> JobConfig:
+    return JobConfig.from_flat({"url_list": "x", "output_folder": "y", **more})
+
+
+def test_memory_advice() -> None:
+    """Says what is there, what is needed and what to set; and is silent when that was set."""
+    text = spark_session.memory_advice({"spark.executor.cores": "4", "spark.executor.memory": "8g"}, config())
+    assert text is not None
+    assert f"an executor has {8192 // 10} MiB" in text
+    advised = re.search(r"spark\.executor\.memoryOverhead=(\d+m)", text)
+    assert advised
+    for name in ("spark.executor.memoryOverhead", "spark.executor.pyspark.memory"):
+        assert spark_session.memory_advice({"spark.executor.cores": "4", name: advised[1]}, config()) is None
+    small = config(max_buffered_bytes=2**20, thread_count=8, transform_processes=1)
+    assert spark_session.memory_advice({"spark.executor.memory": "5g"}, small) is None
+    assert spark_session.memory_advice({"spark.executor.memory": "2g"}, small) is not None
+
+
+# what is dealt
+
+
+def shards(count: int) -> Iterator[Shard]:
+    return (Shard(id=n, source=Source(path="x", format="txt"), start=0, rows=1) for n in range(count))
+
+
+def receipt(shard_id: int, seconds: float = 1.0) -> Receipt:
+    return Receipt(shard_id=shard_id, stats=Stats(start_time=0, end_time=seconds), attempt="a", fingerprint="f")
+
+
+def test_groups_grow_with_short_shards_and_shrink_towards_the_end() -> None:
+    dealer = Dealer(shards(400), window=1000, group=True)
+    sizes = [len(group) for group in dealer.deal(4, 4)]
+    assert sizes == [1, 1, 1, 1], "nothing is known yet"
+    for n in range(4):
+        assert dealer.heard(receipt(n, seconds=2.0))
+    sizes = []
+    while groups := dealer.deal(4, 1000):
+        sizes += [len(group) for group in groups]
+    assert sum(sizes) == 396
+    assert 396 // 16 <= max(sizes) <= 396 // 8
+    assert sizes[-8:] == [1] * 8
+    assert all(a >= b for a, b in itertools.pairwise(sizes)), sizes
+
+
+def test_the_window_bounds_what_is_out_and_an_outcome_counts_once() -> None:
+    dealer = Dealer(shards(30), window=8, group=True)
+    out = [shard for group in dealer.deal(2, 100) for shard in group]
+    assert len(out) == 8
+    assert dealer.deal(2, 100) == []
+    assert dealer.heard(receipt(3))
+    assert not dealer.heard(receipt(3)), "a second attempt's"
+    assert not dealer.heard(ShardFailure(shard_id=3, error="late"))
+    assert [shard.id for group in dealer.deal(2, 100) for shard in group] == [8]
+    assert [shard.id for shard in dealer.unheard(out)] == [0, 1, 2, 4, 5, 6, 7]
+    assert not dealer.over()
+
+
+# the slots file of a machine
+
+
+def test_slots_files_do_not_pile_up(tmp_path: Path) -> None:
+    for run in range(5):
+        code = f"from img2dataset_dist.engines.cluster_task import machine_slots; machine_slots('{run}', {str(tmp_path)!r})"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_slots_file_in_use_is_spared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_task, "_held", [])
+    first = cluster_task.machine_slots("first", str(tmp_path))
+    assert cluster_task.machine_slots("first", str(tmp_path)) == first
+    second = cluster_task.machine_slots("second", str(tmp_path))
+    assert {str(path) for path in tmp_path.iterdir()} == {first, second}
+    for file in cluster_task._held:
+        os.close(file)
+
+
+@pytest.mark.skipif(not OLD.is_dir(), reason="pyspark 3.5 is not there: `make venv-tests`")
+def test_the_contract_holds_with_pyspark_3_5(tmp_path: Path) -> None:
+    """And what this file tests of sessions and shards."""
+    suites = [str(TESTS / "engines" / name) for name in ("test_engine_contract.py", "test_spark.py")]
+    chosen = "pyspark or session or poisoned or version or without_our_python"
+    command = [sys.executable, "-m", "pytest", *suites, "-x", "-k", f"({chosen}) and not 3_5", "-p", "no:cacheprovider"]
+    env = {**os.environ, "PYTHONPATH": f"{OLD}{os.pathsep}{TESTS}"}
+    ended = subprocess.run([*command, f"--basetemp={tmp_path / 'base'}"], capture_output=True, text=True, env=env)
+    assert ended.returncode == 0, ended.stdout[-6000:]

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from img2dataset_dist.model import Event, Receipt, Sample, Shard, ShardFailure, Stats
 from img2dataset_dist.writers import Opener
@@ -109,3 +110,18 @@ class InstantEngine:
             else:
                 stats = Stats(count=shard.rows, successes=shard.rows, messages={"success": shard.rows})
                 yield Receipt(shard_id=shard.id, stats=stats, attempt="", fingerprint="")
+
+
+class WatchingEngine(InstantEngine):
+    """Pulls three shards ahead of its receipts, and writes down the most slices that lay in the spool at a time."""
+
+    def run(self, job: Any, shards: Iterable[Shard], *, overlap: bool) -> Iterator[Event]:
+        spool = Path(job.output_url) / "_img2dataset" / "input"
+        most, ahead = 0, []
+        for shard in shards:
+            most = max(most, sum(path.is_file() for path in spool.iterdir()))
+            ahead.append(shard)
+            if len(ahead) == 3:
+                yield from super().run(job, [ahead.pop(0)], overlap=overlap)
+        yield from super().run(job, ahead, overlap=overlap)
+        Path(os.environ["SPOOL_WATCH"]).write_text(str(most))

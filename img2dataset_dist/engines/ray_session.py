@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +25,9 @@ LOOK_SECONDS = 5.0
 
 OBJECT_STORE = 100 * 2**20
 """Bytes for the object store of a Ray of ours: only jobs and receipts pass through it. Ray wants 75 MiB at least."""
+
+PROBE_SECONDS = 10.0
+LOCAL_ADVICE = "RAY_ADDRESS=local starts a Ray on this machine alone"
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 """What Ray should not print beside our progress; workers' own messages are in its log folder."""
@@ -93,6 +97,7 @@ def connect(config: JobConfig) -> Cluster:
     """
     if ray.is_initialized():
         return Cluster(connected=False, is_local=False)
+    _probe()
     try:
         with _sigterm_kept():
             is_local = "://" not in os.environ.get("RAY_ADDRESS", "") and _start(config.processes())
@@ -102,11 +107,27 @@ def connect(config: JobConfig) -> Cluster:
         ray.shutdown()
         address = os.environ.get("RAY_ADDRESS")
         where = f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS is set"
-        raise EngineError(
-            f"cannot use Ray ({where}): {' '.join(str(error).split())}. RAY_ADDRESS=local starts a Ray on this machine "
-            "alone"
-        ) from error
+        raise EngineError(f"cannot use Ray ({where}): {' '.join(str(error).split())}. {LOCAL_ADVICE}") from error
     return Cluster(connected=True, is_local=is_local)
+
+
+def _probe() -> None:
+    """Say within seconds that nobody answers where a cluster should be: Ray tries for minutes."""
+    address, name = os.environ.get("RAY_ADDRESS", ""), "RAY_ADDRESS"
+    if address in ("", "auto"):
+        name = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108 (Ray's)
+        with contextlib.suppress(OSError), open(name) as file:
+            address = file.read().strip()
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        stale = "" if name == "RAY_ADDRESS" else "`ray stop` forgets a cluster that has ended. "
+        raise EngineError(
+            f"no Ray cluster answers at {address}, which {name} names ({error}). {stale}{LOCAL_ADVICE}"
+        ) from error
 
 
 def _start(processes: int) -> bool:

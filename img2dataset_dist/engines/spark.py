@@ -196,19 +196,19 @@ class _Run:
         text = f"img2dataset {self._cluster_job.job.output_url}: {span}"
         subjob = SubJob(groups=groups, alone=alone, result=Future())
         self._under_way.append(subjob)
-        # takes over the scheduler pool of our thread; a daemon, since an interpreter waits for all others at its end
-        thread = InheritableThread(self._collect, args=(subjob, task, text), name="subjob", daemon=True)
         try:
-            thread.start()
+            tasks = self._cluster.context.parallelize(groups, len(groups)).mapPartitions(task).setName(text)
+            tasks.getNumPartitions()  # it is ready now; so Spark sees sub-jobs in our order, or nearly so
+            # takes over the scheduler pool of our thread; a daemon, since an interpreter waits for others at its end
+            InheritableThread(self._collect, args=(subjob, tasks, text), name="subjob", daemon=True).start()
         except Exception as error:  # noqa: BLE001 (the JVM is gone; told as the end of the sub-job)
             subjob.result.set_exception(error)
             self._events.put(subjob)
 
-    def _collect(self, subjob: SubJob, task: Task, text: str) -> None:
+    def _collect(self, subjob: SubJob, tasks: Any, text: str) -> None:
         """In a thread of its own: the Spark job."""
         try:
-            tasks = self._cluster.context.parallelize(subjob.groups, len(subjob.groups)).mapPartitions(task)
-            subjob.result.set_result(self._cluster.collect(tasks.setName(text), self._group, text))
+            subjob.result.set_result(self._cluster.collect(tasks, self._group, text))
         except BaseException as error:  # noqa: BLE001 (raised by whoever takes the result)
             subjob.result.set_exception(error)
         self._events.put(subjob)

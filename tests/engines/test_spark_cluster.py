@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_kill_the_driver(cluster: SparkCluster, server: NastyServer, tmp_path: P
     cluster.heal()
     cluster.submit(job).wait()
     fetched = [
-        server.url("").rstrip("/") and int(target.rpartition("=")[2])
+        int(target.rpartition("=")[2])
         for target, count in server.counts().items()
         if f"test={tmp_path.name}&" in target and count > before.get(target, 0)
     ]
@@ -150,7 +151,7 @@ def test_kill_the_driver(cluster: SparkCluster, server: NastyServer, tmp_path: P
 @latest
 def test_speculation(cluster: SparkCluster, server: NastyServer, tmp_path: Path) -> None:
     """At each step of an attempt another one overtakes it, and then it goes on: the dataset is the same."""
-    job = options(server, tmp_path, rows=400, output_format="support.spark_cluster:Slow")
+    job = options(server, tmp_path, rows=300, output_format="support.spark_cluster:Slow")
     settings = {
         "spark.speculation": "true",
         "spark.speculation.interval": "100ms",
@@ -160,9 +161,8 @@ def test_speculation(cluster: SparkCluster, server: NastyServer, tmp_path: Path)
     }
     driver = cluster.submit(job, settings | notes_for(tmp_path))
     assert "spark.speculation runs slow tasks twice" in driver.wait()
-    print("TIMES", sorted((round(p.stat().st_mtime%1000,1), p.name) for f in ("notes","out") for p in (tmp_path / f).iterdir() if p.suffix!=".parquet" and p.suffix!=".tar"))
     assert {path.name for path in (tmp_path / "notes").iterdir()} == set(STEPS)
-    same_as_undisturbed(job, tmp_path, rows=400)
+    same_as_undisturbed(job, tmp_path, rows=300)
 
 
 @both
@@ -186,23 +186,21 @@ def test_ctrl_c(cluster: SparkCluster, server: NastyServer, tmp_path: Path) -> N
 
 
 def kill_in_the_ui(driver: Driver, what: str) -> None:
-    """As the link `(kill)` on the pages of jobs and of stages does it."""
-    ids = driver.wait_for(
-        lambda: [
-            j["jobId"] if what == "jobs/job" else j["stageIds"][0]
-            for j in driver.about("jobs") or []
-            if j["status"] == "RUNNING" and j["numActiveTasks"]
-        ]
-    )
-    url = f"http://{HOST}:{driver.ui}/{what}/kill/?id={ids[0]}"
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="POST", data=b""), timeout=30).read()
-    except Exception as e:
-        print("HTTP", e, e.read()[:1500], dict(e.headers))
-        urllib.request.urlopen(url, timeout=30).read()
+    """As the button `(kill)` on the pages of jobs and of stages does it."""
+
+    def running() -> list[dict[str, Any]]:
+        return [job for job in driver.about("jobs") or [] if job["status"] == "RUNNING" and job["numActiveTasks"]]
+
+    job = driver.wait_for(running)[0]
+    page, number = ("jobs/job", job["jobId"]) if what == "a job" else ("stages/stage", job["stageIds"][0])
+    ui = f"http://{HOST}:{driver.ui}"
+    html = urllib.request.urlopen(f"{ui}/{page.partition('/')[0]}/", timeout=30).read().decode()
+    token = re.search(r'name="csrfToken" value="(\w+)"', html)  # 4.3 has it, 3.5 has not
+    form = {"id": number, "csrfToken": token[1] if token else ""}
+    urllib.request.urlopen(f"{ui}/{page}/kill/", urllib.parse.urlencode(form).encode(), timeout=30).read()
 
 
-@pytest.mark.parametrize("what", ["jobs/job", "stages/stage"])
+@pytest.mark.parametrize("what", ["a job", "a stage"])
 @both
 def test_a_kill_in_the_spark_ui(what: str, cluster: SparkCluster, server: NastyServer, tmp_path: Path) -> None:
     job = options(server, tmp_path)
@@ -228,6 +226,5 @@ def test_the_jvm_of_the_driver_dies(cluster: SparkCluster, server: NastyServer, 
     output = driver.wait(1)
     assert "the JVM of the driver is gone" in output or "Spark ended the job" in output, output[-3000:]
     assert "run the same command again to go on" in output
-    time.sleep(0)
     download(**(job | {"distributor": "inline", "thread_count": 100}))
     dataset.check_whole(tmp_path / "out")

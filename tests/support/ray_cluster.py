@@ -160,11 +160,26 @@ def workers(ancestor: int, *, busy: bool = True) -> list[int]:
 
 
 def impatient() -> None:
-    """For a `worker_process_setup_hook`: what takes minutes takes seconds."""
-    from img2dataset_dist.engines import cluster_task, ray  # noqa: PLC0415 (those of the worker)
+    """For a `worker_process_setup_hook`: what takes minutes takes seconds, and the first fetch thread hangs.
 
-    cluster_task.patience = lambda _config: 2.0  # type: ignore[attr-defined]
+    The file that HANG_ONCE names says whether one did.
+    """
+    from img2dataset_dist import pipeline  # noqa: PLC0415 (all those of the worker)
+    from img2dataset_dist.engines import cluster_task, ray  # noqa: PLC0415
+    from img2dataset_dist.fetchers.curl import CurlFetcher  # noqa: PLC0415
+
+    cluster_task.patience = lambda _config: 3.0  # type: ignore[attr-defined]
     ray.IDLE_SECONDS = 2.0
+    pipeline.LIVELY = 1.0
+    fill = CurlFetcher._fill
+
+    def hang_once(self: CurlFetcher, *args: Any) -> None:
+        with contextlib.suppress(KeyError, FileExistsError):
+            Path(os.environ["HANG_ONCE"]).touch(exist_ok=False)
+            time.sleep(3600)
+        fill(self, *args)
+
+    CurlFetcher._fill = hang_once  # type: ignore[method-assign]
 
 
 def main() -> None:

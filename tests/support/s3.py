@@ -265,7 +265,15 @@ class Store:
             return sorted(
                 one["Key"] for one in client.call_s3("list_multipart_uploads", Bucket=BUCKET).get("Uploads", [])
             )
-        return sorted(path.read_text() for path in self.folder.rglob("key") if "uploads" in path.parts[-3])
+        return sorted(path.read_text() for path in self._s3rver_uploads())
+
+    def with_bytes(self) -> list[str]:
+        """Of s3rver: keys of pending uploads that have a part."""
+        paths = self._s3rver_uploads()
+        return sorted(path.read_text() for path in paths if any(one.name.isdigit() for one in path.parent.iterdir()))
+
+    def _s3rver_uploads(self) -> list[Path]:
+        return [path for path in self.folder.rglob("key") if "uploads" in path.parts[-3]]
 
 
 def set_option(patch: pytest.MonkeyPatch, **options: Any) -> None:

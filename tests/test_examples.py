@@ -18,6 +18,8 @@ from support import dataset, spark_cluster
 from support.server import NastyServer
 from support.spark_cluster import HOST, SparkCluster, free_port
 
+from img2dataset_dist.config import JobConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 SUCCESSES, ROWS = 12, 14
@@ -203,8 +205,6 @@ def test_the_manual_explains_each_setting_of_the_script() -> None:
 
 def test_the_script_gives_tasks_as_much_memory_as_the_engine_asks_for() -> None:
     spark_session = pytest.importorskip("img2dataset_dist.engines.spark_session")
-    from img2dataset_dist.config import JobConfig
-
     module = script()
     arguments = module.parse(["--master=spark://127.0.0.1:7077", "--executor_cores=4"])
     config = JobConfig.from_flat(module.job(arguments))

@@ -16,7 +16,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 from support.fetching import code, fetch
-from support.s3 import s3_server
+from support.s3 import BUCKET, s3_store
 from support.server import NastyServer
 
 from img2dataset_dist import download
@@ -216,12 +216,12 @@ def test_robots_are_not_asked_about_objects(memory: MemoryFileSystem) -> None:
 
 @pytest.fixture(scope="module")
 def s3(photo_folder: Path) -> Iterator[str]:
-    with s3_server("pictures") as fs:
-        fs.pipe_file("pictures/a b.jpg", (photo_folder / "photo_00000.jpg").read_bytes())
-        fs.pipe_file("pictures/great", bytes(2_000_001))
-        fs.pipe_file("pictures/empty", b"")
-        fs.pipe_file("pictures/folder/x", b"x")
-        yield "s3://pictures"
+    with s3_store("moto") as store:
+        store.fs.pipe_file(f"{BUCKET}/a b.jpg", (photo_folder / "photo_00000.jpg").read_bytes())
+        store.fs.pipe_file(f"{BUCKET}/great", bytes(2_000_001))
+        store.fs.pipe_file(f"{BUCKET}/empty", b"")
+        store.fs.pipe_file(f"{BUCKET}/folder/x", b"x")
+        yield f"s3://{BUCKET}"
 
 
 def test_objects_on_s3(s3: str, server: NastyServer, tmp_path: Path) -> None:

@@ -228,20 +228,22 @@ def test_a_home_that_cannot_be_written_and_no_name_for_the_machine(server: Nasty
     assert len(dataset.rows(tmp_path / "out")) == 1
 
 
-@pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A Ray of the user's in this process, with one CPU; the id of its raylet."""
-    settings = {"RAY_ADDRESS": "local", "PYTHONPATH": str(Path(__file__).parents[1]), "HANG_ONCE": f"{tmp_path}/hung"}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    before = set(below(os.getpid()))
-    ray.init(
-        num_cpus=1, include_dashboard=False, log_to_driver=True, object_store_memory=ray_session.OBJECT_STORE,
-        runtime_env={"worker_process_setup_hook": impatient},
-    )  # fmt: skip
-    family = below(os.getpid())
-    yield next(pid for pid in set(family) - before if "raylet/raylet" in family[pid])
-    ray.shutdown()
+    hung = tmp_path_factory.mktemp("session") / "hung"
+    settings = {"RAY_ADDRESS": "local", "PYTHONPATH": str(Path(__file__).parents[1]), "HANG_ONCE": str(hung)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        before = set(below(os.getpid()))
+        ray.init(
+            num_cpus=1, include_dashboard=False, object_store_memory=ray_session.OBJECT_STORE,
+            runtime_env={"worker_process_setup_hook": impatient},
+        )  # fmt: skip
+        family = below(os.getpid())
+        yield next(pid for pid in set(family) - before if "raylet/raylet" in family[pid])
+        ray.shutdown()
 
 
 def test_a_task_that_hangs_is_ended_with_its_process(
@@ -256,7 +258,7 @@ def test_a_task_that_hangs_is_ended_with_its_process(
     listed = url_list(tmp_path / "urls.jsonl", urls, {"text": [""] * 18})
     stats = download(**options(listed, tmp_path / "out", progress="plain"))
     assert stats.count == 18
-    assert (tmp_path / "hung").exists()
+    assert Path(os.environ["HANG_ONCE"]).exists()
     assert len(dataset.rows(tmp_path / "out")) == 18
     assert ray.is_initialized()
     wait_for(lambda: not ours(session), what="the end of idle workers")

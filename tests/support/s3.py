@@ -155,14 +155,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self._read(int(self.headers.get("Content-Length", 0)))
         body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        while self.rfile.readline().strip():
+        while size := int(self._line().split(b";")[0], 16):
+            body += self._read(size)
+            self._line()
+        while self._line().strip():
             pass
         return body
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes; a client that was killed sends fewer, and no store keeps half an object."""
+        content = self.rfile.read(size)
+        if len(content) < size:
+            raise ConnectionResetError("the client is gone")
+        return content
+
+    def _line(self) -> bytes:
+        if not (line := self.rfile.readline()):
+            raise ConnectionResetError("the client is gone")
+        return line
 
     def _answer(self, kind: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         upload = parse_qs(urlsplit(self.path).query).get("uploadId", [""])[0]

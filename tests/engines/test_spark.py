@@ -61,8 +61,9 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def session() -> Iterator[SparkSession]:
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[SparkSession]:
     """A user's own."""
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.master("local[2]").config("spark.driver.host", "127.0.0.1")
     made = builder.config("spark.ui.enabled", "false").getOrCreate()
     made.sparkContext.environment.update(os.environ)

@@ -171,6 +171,15 @@ class Driver:
 
         return wait_for(check, what=what)
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait_briefly(self, seconds: float) -> None:
+        """For its end, so long at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
     def wait(self, code: int | None = 0, seconds: float = UNTIL) -> str:
         """Its output as one line, when it has ended with that exit code."""
         try:

@@ -37,7 +37,13 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM; handled like Ctrl-C but for the exit code."""
+    """SIGTERM; handled like Ctrl-C but for the exit code.
+
+    Attributes:
+        raised: it was; libraries make a KeyboardInterrupt of their own of whatever a signal handler raises.
+    """
+
+    raised = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +136,9 @@ def run(argv: list[str]) -> int:
         return _complain(str(error), EXIT_USAGE)
     except Img2datasetError as error:
         return _complain(str(error), EXIT_FAILED)
-    except Terminated:
-        return _complain("stopped; run the same command again to go on", EXIT_TERMINATED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if Terminated.raised or isinstance(error, Terminated):
+            return _complain("stopped; run the same command again to go on", EXIT_TERMINATED)
         return _complain("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -143,6 +149,7 @@ def run(argv: list[str]) -> int:
 
 
 def _on_sigterm(_number: int, _frame: types.FrameType | None) -> None:
+    Terminated.raised = True
     raise Terminated
 
 

@@ -71,9 +71,9 @@ def input_files(config: InputConfig) -> list[InputFile]:
     try:
         fs, path = fsspec.core.url_to_fs(storage.absolute(config.url_list))
         found = _find(fs, path, config)
-    except (OSError, ImportError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except Exception as error:  # a store's driver may raise anything, botocore's NoCredentialsError for example
         raise ConfigError(f"url_list: cannot read {config.url_list}: {error}") from error
     if not found:
         raise ConfigError(f"url_list: there is no file or folder {config.url_list}")

@@ -48,6 +48,7 @@ def run_job(config: JobConfig) -> Stats:
     registry.lookup("writer", config.output.output_format)
     hosts = load_host_table(config.fetch)
     reports = [registry.lookup("report", name) for name in _report_names(config)]
+    _refuse_memory(config)
     plan = make_plan(config.input)
     _refuse_empty(plan)
     output, standing = _enter(plan, config)
@@ -59,6 +60,20 @@ def run_job(config: JobConfig) -> Stats:
 
 def _report_names(config: JobConfig) -> list[str]:
     return ["console", *(["wandb"] if config.report.enable_wandb else [])]
+
+
+def _refuse_memory(config: JobConfig) -> None:
+    """What a worker process writes to its own memory is gone with it."""
+    engine = config.engine.distributor
+    if (
+        config.output.output_folder.startswith("memory://")
+        and engine in registry.PLUGINS["engine"]
+        and engine != "inline"
+    ):
+        raise ConfigError(
+            "output_folder: memory:// is each process's own, and lost when the workers end; use another place, or "
+            "distributor=inline"
+        )
 
 
 def _refuse_empty(plan: Plan) -> None:
@@ -107,6 +122,7 @@ class _Run:
             rates=self._rates(),
         )
         complete = False
+        late: OSError | None = None
         start = JobStart(output=self.output.url(""), done=len(self.standing.done), notes=self.standing.notes)
         try:
             for report in self.reports:
@@ -121,13 +137,17 @@ class _Run:
             complete = not self.failed
         finally:
             self.engine.close()  # first: what its workers staged can be swept when they are gone
-            with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
+            try:
                 profiles.merge_pieces(self.output)
                 leave(self.output, self.plan, self.standing.first_shard, complete=complete)
+            except OSError as error:  # what went wrong before says more
+                late = error
             for report in self.reports:
                 report.finish(self.stats, {i: failure.error for i, failure in self.failed.items()})
         if self.failed:
             raise ShardsFailed({i: failure.error for i, failure in self.failed.items()}, self.stats)
+        if late is not None:
+            raise late
         return self.stats
 
     def _rates(self) -> dict[str, float]:

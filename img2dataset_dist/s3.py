@@ -261,13 +261,10 @@ def _passes(error: Exception) -> bool:
     code, status = _answer(error)
     if status:
         return status in _BUSY or code in _BUSY_CODES
-    from botocore.exceptions import (  # type: ignore[import-untyped]  # noqa: PLC0415 (s3fs is optional)
-        FlexibleChecksumError,
-        IncompleteReadError,
-    )
+    from botocore import exceptions as aws  # type: ignore[import-untyped]  # noqa: PLC0415 (s3fs is optional)
     from s3fs.core import S3_RETRYABLE_ERRORS  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    torn = (IncompleteReadError, FlexibleChecksumError)
+    torn = (aws.IncompleteReadError, aws.FlexibleChecksumError, aws.ConnectionError, aws.HTTPClientError)
     lost = (*S3_RETRYABLE_ERRORS, *torn, ConnectionError, TimeoutError, asyncio.TimeoutError)
     return any(isinstance(one, lost) for one in _causes(error))
 

@@ -34,7 +34,7 @@ from test_commit import (  # noqa: F401 (the contract of a commit, here with the
 
 from img2dataset_dist import commit, download, resume
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.errors import ShardsFailed
+from img2dataset_dist.errors import ConfigError, ShardsFailed
 from img2dataset_dist.plan import make_plan
 from img2dataset_dist.storage import Folder
 
@@ -325,6 +325,33 @@ def test_a_store_without_conditional_put_is_told(store: Store, job: dict[str, An
     again = resume.enter(output, make_plan(config.input), config)
     assert (resume.NO_CONDITION in again.notes) == (store.name == "s3rver")
     assert output.read(resume.JOB_FILE) == before
+
+
+def test_a_store_that_stays_down_does_not_hide_which_shards_failed(
+    store: Store, job: dict[str, Any], home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    monkeypatch.setattr("img2dataset_dist.s3.WAITS", ())
+    real = commit.Attempt.commit
+
+    def then_it_is_down(*args: Any, **kwargs: Any) -> Any:
+        store.proxy.watch(Trouble(how=("error",), share=1.0))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(commit.Attempt, "commit", then_it_is_down)
+    with pytest.raises(ShardsFailed) as caught:
+        inline(job, max_shard_retry=0)
+    assert len(caught.value.failures) == SHARDS
+
+
+def test_a_list_that_the_store_does_not_let_us_see(store: Store, job: dict[str, Any]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.MonkeyPatch.context() as patch:
+        set_option(patch, endpoint_url=nobody, config_kwargs={"retries": {"total_max_attempts": 1, "mode": "standard"}})
+        with pytest.raises(ConfigError, match="url_list: cannot read"):
+            inline(job | {"url_list": f"s3://{BUCKET}/elsewhere"})
 
 
 def test_discard_leaves_nothing(store: Store, home: str, output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

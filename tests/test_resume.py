@@ -252,6 +252,12 @@ def test_an_output_folder_that_is_a_file(urls: Path, tmp_path: Path) -> None:
         run(urls, tmp_path / "out")
 
 
+def test_memory_of_worker_processes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "u.txt").write_text("http://127.0.0.1/a.jpg\n")
+    with pytest.raises(ConfigError, match="lost when the workers end"):
+        download(str(tmp_path / "u.txt"), output_folder="memory://data/lost", progress="none")
+
+
 def test_memory_paths_and_slices(server: NastyServer, tmp_path: Path) -> None:
     """A compressed list is cut into slices in the working folder; they are gone at the end, as on a disk."""
     import fsspec  # noqa: PLC0415

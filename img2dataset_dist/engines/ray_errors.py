@@ -11,10 +11,6 @@ from img2dataset_dist.errors import EngineError, NetworkDownError
 _MISSING = re.compile(r"No module named '(\S+)'")
 _ADVICE = (
     (
-        exceptions.RuntimeEnvSetupError,
-        "Ray could not prepare the environment of the workers (runtime_env): ",
-    ),
-    (
         exceptions.TaskUnschedulableError,
         "Ray has no node that could ever run a task with one CPU: ",
     ),
@@ -33,6 +29,11 @@ def fatal(error: BaseException) -> Exception | None:
     if isinstance(cause, NetworkDownError):
         return NetworkDownError(str(cause))
     text = str(error)
+    if isinstance(error, exceptions.RuntimeEnvSetupError):
+        return EngineError(
+            f"Ray could not prepare the environment of the workers (runtime_env; ray[default] on every node has what "
+            f"that takes): {_shorten(text)}"
+        )
     if found := _MISSING.search(text):
         return EngineError(
             f"the Python of Ray's workers does not have {found[1].partition('.')[0]}: install img2dataset_dist[ray] "

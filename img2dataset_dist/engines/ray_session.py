@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -28,6 +28,9 @@ OBJECT_STORE = 100 * 2**20
 
 PROBE_SECONDS = 10.0
 LOCAL_ADVICE = "RAY_ADDRESS=local starts a Ray on this machine alone"
+
+BOUNDS = {"RAY_task_oom_retries": "3"}
+"""Ray tries a task that was ended for lack of memory again for ever; the shards of one that stays so are told apart."""
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 """What Ray should not print beside our progress; workers' own messages are in its log folder."""
@@ -99,7 +102,7 @@ def connect(config: JobConfig) -> Cluster:
         return Cluster(connected=False, is_local=False)
     _probe()
     try:
-        with _sigterm_kept():
+        with _sigterm_kept(), _environment({name: os.environ.get(name, value) for name, value in BOUNDS.items()}):
             is_local = "://" not in os.environ.get("RAY_ADDRESS", "") and _start(config.processes())
             if not is_local:
                 ray.init(**QUIET)
@@ -107,7 +110,8 @@ def connect(config: JobConfig) -> Cluster:
         ray.shutdown()
         address = os.environ.get("RAY_ADDRESS")
         where = f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS is set"
-        raise EngineError(f"cannot use Ray ({where}): {' '.join(str(error).split())}. {LOCAL_ADVICE}") from error
+        token = "A cluster may want its token, in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token. " if address else ""
+        raise EngineError(f"cannot use Ray ({where}): {' '.join(str(error).split())}. {token}{LOCAL_ADVICE}") from error
     return Cluster(connected=True, is_local=is_local)
 
 
@@ -115,7 +119,7 @@ def _probe() -> None:
     """Say within seconds that nobody answers where a cluster should be: Ray tries for minutes."""
     address, name = os.environ.get("RAY_ADDRESS", ""), "RAY_ADDRESS"
     if address in ("", "auto"):
-        name = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108 (Ray's)
+        name = os.path.join(_temp(), "ray", "ray_current_cluster")
         with contextlib.suppress(OSError), open(name) as file:
             address = file.read().strip()
     host, _, port = address.rpartition(":")
@@ -128,6 +132,11 @@ def _probe() -> None:
         raise EngineError(
             f"no Ray cluster answers at {address}, which {name} names ({error}). {stale}{LOCAL_ADVICE}"
         ) from error
+
+
+def _temp() -> str:
+    """Where Ray keeps its files."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (Ray's default)
 
 
 def _start(processes: int) -> bool:
@@ -155,7 +164,7 @@ def _settings() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables for as long as Ray's processes start."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -24,6 +24,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+# Ray reads it when it is imported. Without it a task that was ended for lack of memory is tried again for ever.
+os.environ.setdefault("RAY_task_oom_retries", "3")
+
 import ray
 
 from img2dataset_dist.config import JobConfig

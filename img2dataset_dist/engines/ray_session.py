@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -28,9 +28,6 @@ OBJECT_STORE = 100 * 2**20
 
 PROBE_SECONDS = 10.0
 LOCAL_ADVICE = "RAY_ADDRESS=local starts a Ray on this machine alone"
-
-BOUNDS = {"RAY_task_oom_retries": "3"}
-"""Ray tries a task that was ended for lack of memory again for ever; the shards of one that stays so are told apart."""
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 """What Ray should not print beside our progress; workers' own messages are in its log folder."""
@@ -102,7 +99,7 @@ def connect(config: JobConfig) -> Cluster:
         return Cluster(connected=False, is_local=False)
     _probe()
     try:
-        with _sigterm_kept(), _environment({name: os.environ.get(name, value) for name, value in BOUNDS.items()}):
+        with _sigterm_kept():
             is_local = "://" not in os.environ.get("RAY_ADDRESS", "") and _start(config.processes())
             if not is_local:
                 ray.init(**QUIET)
@@ -164,7 +161,7 @@ def _settings() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set variables for as long as Ray's processes start."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -119,10 +119,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cores", type=int, help="cores of the cluster to take (default: all)")
     parser.add_argument("--executor_cores", type=int, help="cores of an executor (default: all of a worker's)")
     parser.add_argument("--executor_memory", default="1g", help="of an executor's JVM")
-    parser.add_argument("--driver_host", help="address of this machine for the executors (default: found out)")
-    parser.add_argument("--bind_address", default="0.0.0.0", help="address to listen at")
-    parser.add_argument("--driver_port", type=int, default=5678)
-    parser.add_argument("--block_manager_port", type=int, default=6678)
+    env = os.environ.get  # `make run` says these by the environment
+    parser.add_argument("--driver_host", default=env("DRIVER_HOST"), help="address of this machine for the executors")
+    parser.add_argument("--bind_address", default=env("BIND_ADDRESS", "0.0.0.0"), help="address to listen at")
+    parser.add_argument("--driver_port", type=int, default=int(env("DRIVER_PORT", "5678")))
+    parser.add_argument("--block_manager_port", type=int, default=int(env("BLOCK_MANAGER_PORT", "6678")))
     return parser.parse_args(argv)
 
 

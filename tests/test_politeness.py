@@ -78,7 +78,8 @@ def check_rate(server: NastyServer, host: str, rate: float, workers: int = WORKE
     starts = server.starts(host)
     for seconds in (1.0, 3.0):  # one at the beginning of the window, one that came late
         assert most_within(starts, seconds) <= rate * seconds + 2, (host, seconds)
-    assert starts[-1] - starts[0] >= (len(starts) - 2) / rate, "over the whole job, too"
+    # the server may have been late to see the first
+    assert starts[-1] - starts[0] >= (len(starts) - 2) / rate - 0.1, "over the whole job, too"
 
 
 # caps

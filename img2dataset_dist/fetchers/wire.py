@@ -26,7 +26,7 @@ from img2dataset_dist.fetchers.transfer import Transfer
 
 AGENT = "img2dataset-dist"
 
-STALE_SECONDS = 0.5
+STALE_SECONDS = 2.0
 """Within this time of its request a kept connection turns out to be closed, or it was not."""
 
 IDLE_SECONDS = 60

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # The Debian packages that the tests and the benchmarks need; what the demo shows comes from one more, named there.
-DEB_PACKAGES := default-jre-headless dnsmasq-base iproute2 nginx-light
+DEB_PACKAGES := debootstrap default-jre-headless dnsmasq-base iproute2 knot nginx-light openssh-client pssh
 DEB_BENCH_PACKAGES := nginx-light openssl
 
 # The pex for the Python of VENV; what it is made of is kept in VENV.
@@ -21,7 +21,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
 
-.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web pex pex-thin pex-locks clean
+.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web bench-cluster pex pex-thin pex-locks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,12 @@ bench-web: venv-tests ## measure slow and failing hosts, fetching alone, and mem
 	@$(BIN)/python benchmarks/open_web.py </dev/null
 	@$(BIN)/python benchmarks/memory.py </dev/null
 
+bench-cluster: venv-tests ## measure Spark against the local engine, long lists, and the start of the pex; about an hour
+	@$(BIN)/python benchmarks/cluster.py </dev/null
+	@$(BIN)/python benchmarks/big_lists.py </dev/null
+	@$(MAKE) pex pex-thin
+	@$(BIN)/python benchmarks/pex_start.py $(PEX_FILE) $(PEX_THIN_FILE) </dev/null
+
 pex: $(BIN)/python ## build img2dataset.pex, one file with all that is needed but Python (docs/pex.md)
 	@$(BUILD_PEX) --output $(PEX_FILE)
 
@@ -106,7 +112,8 @@ $(BIN)/python:
 debs:
 	@$(call deb_install,$(DEB_PACKAGES))
 
-# Install these Debian packages, as root or through sudo; nothing happens when all are there.
+# Install these Debian packages, as root or through sudo; nothing happens when all are there. The tests start what they
+# need by themselves, so no service of them is to be started: Debian asks policy-rc.d for that (101: no).
 define deb_install
 missing=""; \
 for package in $(1); do \
@@ -118,9 +125,16 @@ if [ -n "$$missing" ]; then \
 	root="$$root DEBIAN_FRONTEND=noninteractive"; \
 	echo "installing the Debian packages$$missing"; \
 	install="apt-get install -y -qq --no-install-recommends $$missing"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if ! [ -e $$policy ]; then \
+		trap "$$root rm -f $$policy" EXIT; \
+		$$root sh -c "printf '#!/bin/sh\nexit 101\n' > $$policy && chmod 755 $$policy"; \
+	fi; \
 	$$root $$install </dev/null >/dev/null 2>&1 || { \
 		$$root apt-get update -qq </dev/null; \
 		$$root $$install </dev/null >/dev/null; \
 	}; \
 fi
 endef
+
+include deploy/pssh/cluster.mk

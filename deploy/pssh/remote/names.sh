@@ -1,0 +1,4 @@
+# By which name and address the others know this host.
+# shellcheck shell=bash
+
+fact hostname "$(uname -n)"

@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # The Debian packages that the tests and the benchmarks need; what the demo shows comes from one more, named there.
-DEB_PACKAGES := debootstrap default-jre-headless dnsmasq-base iproute2 knot nginx-light openssh-client pssh
+DEB_PACKAGES := debootstrap default-jre-headless dnsmasq-base e2fsprogs iproute2 knot nginx-light openssh-client procps pssh
 DEB_BENCH_PACKAGES := nginx-light openssl
 
 # The pex for the Python of VENV; what it is made of is kept in VENV.

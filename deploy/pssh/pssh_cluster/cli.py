@@ -82,12 +82,14 @@ def _target(name: str) -> int:
     if name in WHOLE:
         return WHOLE[name](cluster)
     if name in CLAIMING:
-        return finish(name, CLAIMING[name](cluster, cluster.claim()))
+        outcomes = CLAIMING[name](cluster, cluster.claim())
+        cluster.release(outcomes)
+        return finish(name, outcomes)
     hosts = cluster.hosts()
     master = cluster.state().master
     if name in PREPARING and not cluster.listed() and master and master.key not in {host.key for host in hosts}:
         hosts = (*hosts, master)
-    outcomes = STEPS[name](cluster, hosts)
+    done = STEPS[name](cluster, hosts)
     if name in PREPARING and cluster.is_known:
         cluster.save(cluster.state())  # with what was given, such as MOUNT_POINT: cluster-down wants to know it
-    return finish(name, outcomes)
+    return finish(name, done)

@@ -114,6 +114,16 @@ class Cluster:
             self.save(now)
         return chosen
 
+    def release(self, outcomes: Sequence[Outcome]) -> None:
+        """Let go of hosts that were never reached: the address may be wrong, or another cluster may want them."""
+        with state.locked(self.where):
+            now = self.state()
+            nodes = {node.host.key: node for node in now.nodes}
+            for one in outcomes:
+                if one.unreachable and one.host.key in nodes and not nodes[one.host.key].address:
+                    now = now.without(one.host)
+            self.save(now)
+
     def master(self, among: Sequence[Host]) -> Host:
         """The host of the master: MASTER, else what it was, else this machine, else the first."""
         text = self.settings.master

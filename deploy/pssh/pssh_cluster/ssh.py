@@ -9,7 +9,9 @@ from pssh_cluster.settings import Settings
 
 
 def quoted(path: str) -> str:
-    """A path as the value of an option of ssh, which knows quotes and percent signs."""
+    """A path as the value of an option of ssh, which knows quotes, backslashes and percent signs."""
+    for special in ("\\", '"'):
+        path = path.replace(special, "\\" + special)
     return '"' + path.replace("%", "%%") + '"'
 
 

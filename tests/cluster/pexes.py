@@ -11,10 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
 
+import pyspark
 import pytest
 from bare import cache
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST_PYTHON = (3, 11)
 """Of Debian 12."""
 BUILD_SECONDS = 600
+SPARK = pyspark.__version__
 DAY = 86400
 
 
@@ -43,6 +46,20 @@ def pex() -> Path:
         for old in cache().glob("pex-*"):
             if old != ready.parent and time.time() - old.stat().st_mtime > DAY:
                 shutil.rmtree(old, ignore_errors=True)
+    return ready
+
+
+def spark() -> Path:
+    """An archive of Spark in the layout of its releases, made of the pyspark that is installed."""
+    home = Path(pyspark.__file__).parent
+    ready = cache() / f"spark-{SPARK}-bin-hadoop3.tgz"
+    if not ready.exists():
+        with tempfile.TemporaryDirectory(prefix=".spark-", dir=cache()) as folder:
+            fresh = Path(folder) / ready.name
+            with tarfile.open(fresh, "w:gz", compresslevel=1) as archive:
+                for name in ("bin", "jars", "sbin"):
+                    archive.add(home / name, f"{ready.stem}/{name}")
+            fresh.rename(ready)
     return ready
 
 

@@ -134,6 +134,18 @@ def test_one_dead_host_is_named_and_the_others_are_done(world: World, target: st
     world.healthy()
 
 
+def test_hosts_of_a_table(world: World) -> None:
+    table = world.lab.home / "hosts.csv"
+    rows = [f"{number},{host.address},debian,,," for number, host in enumerate(world.first)]
+    table.write_text("\n".join([",host,user,password,hostname,comment", *rows, ""]))
+    done = world.control.make("hosts-check", HOSTS=table, SSH_USER=None)
+    assert all("debian 12" in done.ok(host)[0] for host in world.first)
+    table.write_text(table.read_text().replace("debian,,", "debian,secret,", 1))
+    done = world.control.make("hosts-check", code=2, HOSTS=table)
+    assert "hosts.csv:2: passwords are not used" in done.complained
+    assert "secret" not in done.text
+
+
 def test_status_and_logs_with_a_dead_host(world: World) -> None:
     ips = world.lab.ips("one is dead.txt", *world.first, DEAD)
     for target, line in (("status", "ALIVE"), ("logs", "worker.log")):
@@ -243,8 +255,10 @@ def test_a_host_is_removed(world: World, whole: Path) -> None:
     out = world.lab.shared / "removed"
     with world.control.start("run", world.logs / "removed.log", ARGS=world.arguments("removed")) as job:
         job.wait_for(lambda: receipts(out) >= 4, "four shards")
-        ips = world.lab.ips("leaving.txt", leaving)
-        print(world.control.make("workers-remove", IPS=ips).text)
+        ips = world.lab.ips("leaving.txt", leaving, DEAD)
+        done = world.control.make("workers-remove", IPS=ips)
+        print(done.text)
+        assert f"not in the cluster default, nothing to do: {DEAD}" in done.said
         assert receipts(out) < SHARDS
         assert ours(leaving) == []
         assert leaving.path("etc/resolv.conf").read_text() == "nameserver 10.77.0.5\n"
@@ -256,7 +270,7 @@ def test_a_host_is_removed(world: World, whole: Path) -> None:
 
 
 def test_a_second_cluster_takes_nobodys_hosts(world: World, tmp_path: Path) -> None:
-    """One file of hosts for both. This one fetches the pex, knows a secret, and has odd names for everything."""
+    """One file of hosts for both. This one fetches pex and Spark, knows a secret, and has odd names for everything."""
     lab, other = world.lab, world.lab.hosts[3]
     odd = lab.home / "it's our folder"
     odd.mkdir()
@@ -268,11 +282,18 @@ def test_a_second_cluster_takes_nobodys_hosts(world: World, tmp_path: Path) -> N
     digest = lab.ctl("sha256sum", pexes.pex()).stdout.split()[0]
     (lab.web.files / "a.pex.sha256").write_text(f"{digest}  a.pex\n")
     other.exec("rm", "-f", "/opt/img2dataset/img2dataset.pex")
+    archive = pexes.spark()
+    (lab.web.files / "a spark.tgz").symlink_to(archive)
     control = Control(
         lab, CLUSTER="other", IPS=everybody, COUNT=1, PEX_URL=lab.web.file_url("a.pex"), AUTHENTICATE=1,
-        SSH_KEY=odd / "the key",
+        SPARK_URL=lab.web.file_url("a%20spark.tgz"), SSH_KEY=odd / "the key",
     )  # fmt: skip
+    done = control.make("cluster-up", code=2, SPARK_SHA512="0" * 128)
+    assert "it was removed; is the digest right?" in done.text
+    digest = lab.ctl("sha512sum", archive).stdout.split()[0]
+    (lab.web.files / "a spark.tgz.sha512").write_text(f"a spark.tgz: {digest}\n")
     done = control.make("cluster-up")
+    assert f"Spark {pexes.SPARK} (from the archive)" in done.said
     assert "left out, the cluster default has them: 10.77.0.11 10.77.0.12 10.77.0.13" in done.said
     assert control.alive(other) == [other.address]
     said = control.make("run", code=None, SCRIPT=script, ARGS="""'a b' "it's" '$HOME'""", PASS_ENV="WORD", WORD="a 'b'")
@@ -312,9 +333,21 @@ def test_a_folder_of_a_storage_machine(world: World) -> None:
     storage.exec("cp", "-r", "/srv/the data/out", "/mnt/shared/of the storage")
     dataset.check_whole(copy)
     assert len(dataset.rows(copy)) == 200
-    control.make("unmount")
+    again = control.make("unmount", code=2, IPS=world.lab.ips("one is dead.txt", *world.first, DEAD))
+    assert DEAD in again.complained
     assert "already unmounted" in control.make("unmount").said
     assert "sshfs" not in world.first[0].exec("cat", "/proc/mounts").stdout
+
+
+def test_dns_is_given_back(world: World) -> None:
+    done = world.control.make("knot-remove", code=2, IPS=world.lab.ips("one is dead.txt", *world.first, DEAD))
+    assert DEAD in done.complained
+    for host in world.first:
+        assert host.path("etc/resolv.conf").read_text() == "nameserver 10.77.0.5\n"
+        assert not [command for command in ours(host) if "kresd" in command]
+    done = world.control.make("knot-remove")
+    assert all(done.ok(host) == ["already removed"] for host in world.first)
+    world.control.make("knot-install")
 
 
 def test_a_tunnel_to_the_pages(world: World) -> None:
@@ -340,7 +373,7 @@ def test_ctrl_c_reaches_the_job(world: World, tmp_path: Path) -> None:
 
 
 def test_a_cluster_with_a_dead_worker_host_comes_up(world: World) -> None:
-    """And down again, but for that host, which is kept for another time."""
+    """And down again, but for a host that has died, which is kept for another time."""
     world.control.make("workers-stop")
     assert all(line == ["already stopped"] for line in map(world.control.make("workers-stop").ok, world.first))
     world.control.make("master-stop")
@@ -352,9 +385,13 @@ def test_a_cluster_with_a_dead_worker_host_comes_up(world: World) -> None:
     done = world.control.make("workers-start", code=2, IPS=ips)
     assert DEAD in done.complained
     assert all("already runs" in done.ok(host)[0] for host in world.first)
+    assert DEAD not in world.control.make("status").said, "it was never there"
+    victim = world.first[2]
+    victim.kill()
     done = world.control.make("cluster-down", code=2)
-    assert DEAD in done.complained
-    assert all(ours(host) == [] for host in world.first)
+    assert victim.address in done.complained
+    assert all(ours(host) == [] for host in world.first[:2])
+    victim.boot()
 
 
 def test_nothing_of_ours_is_left(world: World) -> None:

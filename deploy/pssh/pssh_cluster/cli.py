@@ -92,4 +92,6 @@ def _target(name: str) -> int:
     done = STEPS[name](cluster, hosts)
     if name in PREPARING and cluster.is_known:
         cluster.save(cluster.state())  # with what was given, such as MOUNT_POINT: cluster-down wants to know it
+        if name == "unmount" and all(one.ok for one in done):
+            cluster.forget("mount_")
     return finish(name, done)

@@ -50,6 +50,12 @@ class Cluster:
         """Write down what is known of it, with the settings that were given."""
         state.save(self.where, replace(now, settings=settings.kept(self.environ, now.settings)))
 
+    def forget(self, prefix: str) -> None:
+        """Keep no settings whose names begin so: cluster-up would do again what was undone."""
+        now = self.state()
+        kept = {name: value for name, value in now.settings.items() if not name.startswith(prefix)}
+        state.save(self.where, replace(now, settings=kept))
+
     def listed(self) -> tuple[Host, ...]:
         """The hosts of IPS or HOSTS; none if neither is given."""
         if self.settings.hosts:

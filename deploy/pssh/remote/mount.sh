@@ -23,13 +23,14 @@ fi
 [ -e /dev/fuse ] || fail "there is no /dev/fuse on this host (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
 (
     umask 077
-    if [ -n "$MOUNT_KEY" ]; then printf '%s\n' "$MOUNT_KEY" >"$CONF/mount_key"; else rm -f "$CONF/mount_key"; fi
+    # Without one, that of the last time counts; unmount removes it.
+    [ -z "$MOUNT_KEY" ] || printf '%s\n' "$MOUNT_KEY" >"$CONF/mount_key"
 )
 printf '%s\n' "$MOUNT_KNOWN_HOSTS" >"$CONF/mount_known_hosts"
 own_folder "$MOUNT_POINT"
 options=(-o reconnect -o ServerAliveInterval=15 -o ServerAliveCountMax=3 -o idmap=user -o BatchMode=yes -o ConnectTimeout=10
     -o StrictHostKeyChecking=yes -o "UserKnownHostsFile=$CONF/mount_known_hosts")
-[ -z "$MOUNT_KEY" ] || options+=(-o "IdentityFile=$CONF/mount_key" -o IdentitiesOnly=yes)
+[ ! -f "$CONF/mount_key" ] || options+=(-o "IdentityFile=$CONF/mount_key" -o IdentitiesOnly=yes)
 [ -z "$MOUNT_PORT" ] || options+=(-p "$MOUNT_PORT")
 [ "$(id -u)" != 0 ] || options+=(-o allow_other)
 out=$(timeout 40 sshfs "$source" "$MOUNT_POINT" "${options[@]}" </dev/null 2>&1) || fail "sshfs $source: $(tail -n 1 <<<"$out")"

@@ -14,6 +14,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -311,7 +312,7 @@ def s3_store(name: str) -> Iterator[Store]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         server, port = _start(name, folder)
         stack.callback(server.wait)
-        stack.callback(server.kill)
+        stack.callback(os.killpg, server.pid, signal.SIGKILL)  # `node` may be a script that runs the real one
         _wait(server, port)
         proxy = Proxy(port, ("abort",) if name == "moto" else ("abort", "complete"))
         stack.callback(proxy.close)
@@ -336,7 +337,8 @@ def _start(name: str, folder: str) -> tuple[subprocess.Popen[bytes], int]:
     else:
         node, script = _s3rver()
         command = [node, script, "-d", folder, "-a", "127.0.0.1", "-p", str(port), "-s"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, start_new_session=True, **quiet), port
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:

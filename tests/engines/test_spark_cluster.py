@@ -160,10 +160,15 @@ def test_speculation(cluster: SparkCluster, server: NastyServer, tmp_path: Path)
         "spark.speculation.quantile": "0.1",
         "spark.speculation.task.duration.threshold": "5s",
     }
-    driver = cluster.submit(job, settings | notes_for(tmp_path))
-    assert "spark.speculation runs slow tasks twice" in driver.wait()
-    assert {path.name for path in (tmp_path / "notes").iterdir()} == set(STEPS)
-    same_as_undisturbed(job, tmp_path, rows=300)
+    settings |= notes_for(tmp_path)
+    for _ in range(3):  # on a busy machine a job may be over before all steps had their turn
+        assert "spark.speculation runs slow tasks twice" in cluster.submit(job, settings).wait()
+        same_as_undisturbed(job, tmp_path, rows=300)
+        met = {path.name for path in (tmp_path / "notes").iterdir()}
+        if met == set(STEPS):
+            break
+        job["incremental_mode"] = "overwrite"
+    assert met == set(STEPS)
 
 
 @latest

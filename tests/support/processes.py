@@ -68,6 +68,11 @@ class Driver:
         self.pid = self._process.pid
 
     @property
+    def code(self) -> int | None:
+        """Its exit code, when it has ended."""
+        return self._process.poll()
+
+    @property
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 

@@ -19,8 +19,9 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 from support import dataset
 from support.photos import url_list
+from support.processes import below, wait_for
 from support.server import HOSTS, NastyServer
-from support.spark_cluster import OLD, TESTS, below, wait_for
+from support.spark_cluster import OLD, TESTS
 
 from img2dataset_dist import ShardsFailed, about, download
 from img2dataset_dist.config import JobConfig
@@ -86,7 +87,7 @@ def test_a_local_session_is_made_and_stopped(server: NastyServer, tmp_path: Path
     assert SparkContext._active_spark_context is None
     ours = ("pyspark.daemon", "transforms.child")
     wait_for(
-        lambda: not any(name in command for command in below({os.getpid()}).values() for name in ours),
+        lambda: not any(name in command for command in below(os.getpid()).values() for name in ours),
         what="the end of all processes",
     )
     before = len(glob.glob(f"/tmp/img2dataset-{os.getuid()}-*.slots"))

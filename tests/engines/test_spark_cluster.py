@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from support import dataset
+from support.processes import alive, wait_for
 from support.server import NastyServer
-from support.spark_cluster import HOST, STEPS, VERSIONS, Driver, SparkCluster, alive, have, wait_for
+from support.spark_cluster import HOST, STEPS, VERSIONS, Driver, SparkCluster, have
 
 from img2dataset_dist import download
 
@@ -86,7 +87,7 @@ def test_a_job_of_a_users_session(cluster: SparkCluster, server: NastyServer, tm
     job = options(server, tmp_path, processes_count=7)
     driver = cluster.submit(job)
     driver.wait_for(lambda: len(done(tmp_path)) >= 2)
-    jobs = driver.about("jobs")
+    jobs = driver.wait_for(lambda: driver.about("jobs"), "the Spark UI")
     state = cluster.state()
     output = driver.wait()
     texts = [text["description"] for text in jobs]

@@ -27,6 +27,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from support.processes import UNTIL, below, processes, wait_for
+
 from img2dataset_dist import storage
 from img2dataset_dist.model import Sample
 from img2dataset_dist.writers import Opener
@@ -39,9 +41,6 @@ OLD = Path(sys.prefix) / "spark-3.5"
 VERSIONS = ("4", "3.5")
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
 """For JVMs that live for seconds."""
-
-UNTIL = 200.0
-"""Seconds that anything may take before a test gives up waiting for it."""
 
 CONF = {
     "spark.app.name": "a-script",
@@ -78,15 +77,6 @@ def environment(version: str, **more: str) -> dict[str, str]:
     return clean | own | more
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = UNTIL, what: str = "") -> Any:
-    """What `condition` returns, once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain{what and ' for '}{what}"
-        time.sleep(0.05)
-    return found
-
-
 def ask(url: str) -> Any:
     """What a REST service of Spark's says; None while nobody answers."""
     with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=30) as answer:
@@ -102,30 +92,6 @@ def free_port(preferred: int = 0) -> int:
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
     raise RuntimeError("there is no free port")
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command of all that live, by process id."""
-    found = {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            state, parent = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[:2]
-            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if state not in "ZX":
-                found[int(entry)] = int(parent), command
-    return found
-
-
-def below(ancestors: set[int]) -> dict[int, str]:
-    """Commands of all that descend from these, by process id."""
-    everybody, family = processes(), set(ancestors)
-    while more := {pid for pid, (parent, _) in everybody.items() if parent in family} - family:
-        family |= more
-    return {pid: everybody[pid][1] for pid in family - ancestors if pid in everybody}
-
-
-def alive(pid: int) -> bool:
-    return pid in processes()
 
 
 class Driver:
@@ -155,7 +121,7 @@ class Driver:
 
     def jvm(self) -> int:
         """Its JVM, the one that holds the Spark context."""
-        return next(pid for pid, command in below({self.pid}).items() if "deploy.SparkSubmit" in command)
+        return next(pid for pid, command in below(self.pid).items() if "deploy.SparkSubmit" in command)
 
     def send(self, number: signal.Signals) -> None:
         """To the interpreter alone, not to its JVM."""
@@ -286,7 +252,7 @@ class SparkCluster:
 
     def executors(self) -> list[int]:
         """JVMs that run tasks."""
-        family = below(set(self.worker_pids()))
+        family = below(*self.worker_pids())
         return [pid for pid, command in family.items() if "CoarseGrainedExecutorBackend" in command]
 
     def python_workers(self, executors: list[int] | None = None) -> list[int]:
@@ -316,7 +282,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def python_workers(jvms: set[int]) -> list[int]:
     """Python processes of these JVMs that run tasks: forks of pyspark's daemon."""
-    family = {pid for pid, command in below(jvms).items() if "-m pyspark.daemon" in command}
+    family = {pid for pid, command in below(*jvms).items() if "-m pyspark.daemon" in command}
     return sorted(pid for pid, (parent, _) in processes().items() if pid in family and parent in family)
 
 

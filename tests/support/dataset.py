@@ -84,8 +84,13 @@ def check_whole(folder: Path) -> None:
 def assert_same(a: Path, b: Path) -> None:
     """The two folders hold the same dataset."""
     assert done(a) == done(b)
-    assert rows(a) == rows(b)
-    assert media(a) == media(b)
+    assert differences(rows(a), rows(b)) == []
+    assert differences(media(a), media(b)) == []
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Key and both values, where they differ; the first ten, to be read in a failed test."""
+    return [(key, a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)][:10]
 
 
 KEPT = ("job.json", "host_profiles.csv")

@@ -450,6 +450,27 @@ def test_a_route_that_comes_back(photo_folder: Path) -> None:
     assert site.reached == set(addresses)
 
 
+def test_without_a_link_one_host_is_enough(photo_folder: Path) -> None:
+    """A machine that is cut off knows it, however few hosts its list has."""
+    with Namespace(up=False) as space:
+        with space.inside():
+            ip("link", "set", "lo", "up")
+            ip("link", "add", "cable", "type", "veth", "peer", "name", "switch")
+            ip("link", "set", "cable", "up")
+            site = Recorder((photo_folder / "photo_00000.jpg").read_bytes(), port=80)
+
+        def mend(text: str) -> None:
+            if "this machine has no link" in text:
+                ip("link", "set", "switch", "up")
+                ip("route", "add", "local", "93.184.216.0/24", "dev", "lo")
+
+        with site, space.inside():
+            run = Run([f"http://93.184.216.34/{n}" for n in range(9)], said=mend, allow_private_addresses=False)
+    assert set(run.codes) == {"success"}
+    assert set(run.attempts) == {1}
+    assert [run.said("network: this machine has no link"), run.said(BACK)] == [1, 1]
+
+
 def test_hosts_without_a_route_are_their_own_fault(photo_folder: Path) -> None:
     with Namespace(["93.184.216.34"]) as space:
         with space.inside():

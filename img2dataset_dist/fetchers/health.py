@@ -62,26 +62,36 @@ class Health(Generic[T]):
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, thing: T, host: str, now: float, *, resolver: bool = False) -> None:
-        """`thing` failed in a way that looks like our own fault; `resolver`: for its name was not resolved.
+    def hold(self, thing: T, host: str, now: float, *, resolver: bool = False, certain: bool = False) -> None:
+        """`thing` failed in a way that looks like our own fault.
 
         Hosts that failed so before it turned out that we are not at fault say nothing when they fail again.
+
+        Args:
+            thing: the row.
+            host: its host.
+            now: the time.
+            resolver: its name was not resolved.
+            certain: it is our own fault, whatever other hosts do (`link.py`).
         """
         self._held.append((now, host, thing))
-        if host in self._suspects:
+        if host in self._suspects and not certain:
             return
         self.resolver = resolver
         self._note(host, ours=True)
-        if self.down or len(self._seen) < WINDOW or sum(self._seen.values()) < SHARE * WINDOW:
+        convincing = len(self._seen) >= WINDOW and sum(self._seen.values()) >= SHARE * WINDOW
+        if self.down or not (certain or convincing):
             return
         self._down_since = now
         self._wait = FIRST_PROBE
         self._next_probe = now + self._wait
         self._said = now
-        self._notify(
-            f"network: neither a resolver nor a route for {sum(self._seen.values())} hosts in a row; "
-            "waiting, nothing is lost"
+        reason = (
+            "this machine has no link"
+            if certain
+            else f"neither a resolver nor a route for {sum(self._seen.values())} hosts in a row"
         )
+        self._notify(f"network: {reason}; waiting, nothing is lost")
 
     def answered(self, host: str, now: float, *, resolved: bool = True) -> list[T]:
         """Something came from the network. Returns what was held back while it was down, to be fetched again.

@@ -13,6 +13,7 @@ PROJECT_URL = re.search(r'^PROJECT_URL = "([^"]+)"', ABOUT, re.MULTILINE).group(
 WANDB = ["wandb>=0.16"]
 SPARK = ["pyspark>=3.5,<5"]
 RAY = ["ray>=2.9"]
+LOADER = ["webdataset>=0.2.86"]
 STORES = ["adlfs>=2024.2", "gcsfs>=2024.2", "huggingface_hub>=0.23", "s3fs>=2024.10"]
 TESTS = [
     "duckdb>=1.0",
@@ -53,12 +54,14 @@ setup(
     package_data={"img2dataset_dist": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
+        "av>=13.0",
         "certifi>=2024.2.2",
         "exifread>=3.4",
         "fire>=0.6",
         "fsspec>=2024.2",
         "google-crc32c>=1.5",
         "ijson>=3.2",
+        "imageio-ffmpeg>=0.6",
         "numpy>=1.24",
         "opencv-python-headless>=4.12",
         "pillow>=11.3",
@@ -72,8 +75,10 @@ setup(
         "pyyaml>=6.0",
         "rich>=13.0",
         "simplejpeg>=1.7",
+        "yt-dlp>=2025.1.15",
     ],
-    extras_require={"ray": RAY, "spark": SPARK, "stores": STORES, "wandb": WANDB, "tests": TESTS + WANDB},
+    extras_require={
+        "loader": LOADER, "ray": RAY, "spark": SPARK, "stores": STORES, "wandb": WANDB, "tests": TESTS + WANDB},
     entry_points={"console_scripts": ["img2dataset-dist = img2dataset_dist.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -238,6 +238,11 @@ def parse_value(text: str, option: Option) -> Any:
         if text == "None":
             return None
         return _names(text)
+    if dict in kinds and text.lstrip().startswith("{"):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"a value that begins with {{ is no mapping: {text!r}") from error
     return text
 
 

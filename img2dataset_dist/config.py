@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from img2dataset_dist.errors import ConfigError
+from img2dataset_dist.media_options import DEFAULTS, MediaConfig
 from img2dataset_dist.option_groups import (
     EXTRA_COLUMNS,
     HASHES,
@@ -32,7 +33,7 @@ from img2dataset_dist.option_groups import (
 
 __all__ = [
     "EXTRA_COLUMNS", "HASHES", "NO_DIRECTIVES", "EngineConfig", "FetchConfig", "ImageConfig", "InputConfig",
-    "JobConfig", "Option", "OutputConfig", "ReportConfig", "nearest", "options",
+    "JobConfig", "MediaConfig", "Option", "OutputConfig", "ReportConfig", "nearest", "options",
 ]  # fmt: skip
 
 
@@ -42,6 +43,7 @@ class JobConfig(Group):
     input: InputConfig
     fetch: FetchConfig
     image: ImageConfig
+    media: MediaConfig
     output: OutputConfig
     engine: EngineConfig
     report: ReportConfig
@@ -58,6 +60,7 @@ class JobConfig(Group):
                 raise ConfigError(f"unknown option '{name}'{nearest(name, options())}")
         if values.get("url_list") is None:
             raise ConfigError("url_list is missing: name a file, a folder or a glob, for example --url_list=urls.txt")
+        values = _with_defaults(values)
         groups: dict[str, BaseModel] = {}
         for group, model in _groups():
             given = {name: values[name] for name in model.model_fields if name in values}
@@ -80,8 +83,30 @@ class JobConfig(Group):
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _with_defaults(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, with defaults that suit the media in place of those that were left at the ones for images."""
+    media = values.get("media")
+    defaults = DEFAULTS.get(media, {}) if isinstance(media, str) else {}
+    left = {
+        name: value for name, value in defaults.items() if isinstance(values.get(name, LEFT_INT), (LeftInt, LeftFloat))
+    }
+    return {**values, **left}
+
+
+class LeftInt(int):
+    """An argument's default, which can be told from the same number given by the caller."""
+
+
+class LeftFloat(float):
+    """See `LeftInt`."""
+
+
+LEFT_INT = LeftInt()
+
+
 def _check_across(config: JobConfig) -> None:
     """Rules that span several groups."""
+    _check_media(config)
     verify = config.input.verify_hash
     if verify is not None and verify[1] != config.image.compute_hash:
         raise ConfigError(
@@ -106,6 +131,25 @@ def _check_across(config: JobConfig) -> None:
                     f"{name}={value!r} needs a list with columns, but input_format is "
                     f"{config.input.input_format!r}; set input_format to csv, jsonl or parquet"
                 )
+
+
+def _check_media(config: JobConfig) -> None:
+    """Rules about what belongs to which media."""
+    media, again = config.media.media, config.input.input_format == "webdataset"
+    if again and config.input.schedule != "list":
+        raise ConfigError(
+            "schedule='by_host' sorts a list by host, but the media of a dataset are there already; use schedule='list'"
+        )
+    if media not in {"video", "audio"}:
+        for name, value in (("clip_col", config.input.clip_col), ("subsampling", config.media.subsampling)):
+            if value is not None:
+                raise ConfigError(f"{name} is for videos and sounds, but media={media!r}; set media='video' or 'audio'")
+    if media != "image":
+        for name in ("bbox_col", "compute_phash"):
+            if getattr(config.input, name, None) or getattr(config.image, name, False):
+                raise ConfigError(f"{name} is for images, but media={media!r}; drop one of them")
+    if config.media.captions_are_subtitles and config.input.caption_col is None and not again:
+        raise ConfigError("captions_are_subtitles needs caption_col, the column that holds them")
 
 
 class Option(NamedTuple):

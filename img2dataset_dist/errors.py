@@ -27,6 +27,8 @@ from typing import ClassVar
 
 DOWNLOAD = "failed_to_download"
 RESIZE = "failed_to_resize"
+SUBSAMPLE = "failed_to_subsample"
+"""What RESIZE is called where the media are no images."""
 
 
 class Img2datasetError(Exception):
@@ -222,6 +224,37 @@ class NotFound(FetchError):
     summary = "there is no such file or object (schemes other than http and https)"
 
 
+class SiteError(FetchError):
+    code = "extractor_error"
+    summary = "a page or site could not be understood (yt-dlp failed in a way without a code of its own)"
+
+
+class SiteUnsupported(SiteError):
+    code = "site_unsupported"
+    summary = "the page holds no video or sound that yt-dlp finds, or one of a kind that is not fetched (live, DRM)"
+
+
+class SitePrivate(SiteError):
+    code = "site_private"
+    summary = "the site shows it only to some: private, for members, for paying or logged-in users, by age"
+
+
+class SiteRemoved(SiteError):
+    code = "site_removed"
+    summary = "the site says that it is no longer there"
+
+
+class SiteGeo(SiteError):
+    code = "site_geo"
+    summary = "the site does not show it in this country"
+
+
+class SiteBlocked(SiteError):
+    code = "site_blocked"
+    transient = True
+    summary = "the site takes us for a robot or finds that we ask too much; it was left alone for a while"
+
+
 class HashMismatch(RowError):
     code = "hash_mismatch"
     summary = "the bytes do not have the hash that `verify_hash` names"
@@ -289,6 +322,36 @@ class BadBox(MediaError):
     summary = "a bounding box of `bbox_col` is not [x0, y0, x1, y1] with numbers in 0..1"
 
 
+class FfmpegError(MediaError):
+    code = "ffmpeg_error"
+    status = SUBSAMPLE
+    summary = "ffmpeg could not make what was asked for of the video or sound"
+
+
+class NoStream(MediaError):
+    code = "no_stream"
+    status = SUBSAMPLE
+    summary = "the media have no picture, or no sound, and it was asked for"
+
+
+class BadClip(MediaError):
+    code = "bad_clip"
+    status = SUBSAMPLE
+    summary = "the clips of `clip_col` are no list of [start, end], or this one is not within the video"
+
+
+class BadSubtitles(MediaError):
+    code = "bad_subtitles"
+    status = SUBSAMPLE
+    summary = "`captions_are_subtitles`, but the caption is neither VTT nor SRT"
+
+
+class DiskFull(MediaError):
+    code = "disk_full"
+    status = SUBSAMPLE
+    summary = "no room in `tmp_dir` for the media under way"
+
+
 class Rejected(MediaError):
     code = "rejected"
     status = RESIZE
@@ -303,6 +366,12 @@ class ImageTooSmall(Rejected):
 class AreaTooLarge(Rejected):
     code = "image_area_too_large"
     summary = "width x height is above `max_image_area`"
+
+
+class NoClip(Rejected):
+    code = "no_clip"
+    status = SUBSAMPLE
+    summary = "no clip or scene is left: all are shorter than `min_clip_seconds`, or the row's list is empty"
 
 
 class AspectTooLarge(Rejected):

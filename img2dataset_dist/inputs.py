@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import fsspec
 
-from img2dataset_dist import storage
+from img2dataset_dist import braces, storage
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import ConfigError
 
@@ -100,14 +100,15 @@ def _find(fs: Any, path: str, config: InputConfig) -> dict[str, Any]:
         return {path: here}
     if here is None or here["type"] != "directory":
         matches = fs.glob(path, detail=True) if any(c in path for c in "*?[") else {}
+        if here is None and not matches and braces.has_braces(path):
+            matches = {name: fs.info(name) for name in braces.expand(path)}
         return {name: info for name, info in matches.items() if _is_file(fs, info)}
-    suffix = f".{config.input_format}"
+    suffix = ".tar" if config.input_format == "webdataset" else f".{config.input_format}"
     inside = {info["name"]: info for info in fs.ls(path, detail=True) if info["name"].endswith(suffix)}
     found = {name: info for name, info in inside.items() if _is_file(fs, info)}
     if not found:
         raise ConfigError(
-            f"url_list: no file matches {path.rstrip('/')}/*.{config.input_format}; "
-            f"is input_format={config.input_format!r} right?"
+            f"url_list: no file matches {path.rstrip('/')}/*{suffix}; is input_format={config.input_format!r} right?"
         )
     return found
 

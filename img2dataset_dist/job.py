@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from img2dataset_dist import registry, storage
+from img2dataset_dist import registry, stages, storage
 from img2dataset_dist.commit import SPOOL, output_folder
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import Engine
@@ -49,6 +49,7 @@ def run_job(config: JobConfig) -> Stats:
     hosts = load_host_table(config.fetch)
     reports = [registry.lookup("report", name) for name in _report_names(config)]
     _refuse_memory(config)
+    _check_media(config)
     plan = make_plan(config.input)
     _refuse_empty(plan)
     output, standing = _enter(plan, config)
@@ -60,6 +61,18 @@ def run_job(config: JobConfig) -> Stats:
 
 def _report_names(config: JobConfig) -> list[str]:
     return ["console", *(["wandb"] if config.report.enable_wandb else [])]
+
+
+def _check_media(config: JobConfig) -> None:
+    """What only the parts that do it can say; they are imported where they are needed."""
+    stages.check(config)
+    if config.media.media in {"video", "audio"}:
+        from img2dataset_dist.fetchers.ytdlp_options import check_yt_args, check_yt_metadata_args  # noqa: PLC0415
+        from img2dataset_dist.transforms.video import VideoTransform  # noqa: PLC0415
+
+        check_yt_args(config.media.yt_args)
+        check_yt_metadata_args(config.media.yt_metadata_args)
+        VideoTransform(config)
 
 
 def _refuse_memory(config: JobConfig) -> None:

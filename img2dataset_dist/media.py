@@ -1,13 +1,8 @@
-"""What bytes are, and how large the picture in them is, without decoding a pixel.
-
-The URL, its extension and the Content-Type are never trusted: only the first bytes count.
-"""
+"""How large the picture in some bytes is, without decoding a pixel."""
 
 from __future__ import annotations
 
-import codecs
 import logging
-import re
 import struct
 import warnings
 from dataclasses import dataclass
@@ -18,56 +13,7 @@ import simplejpeg
 from PIL import AvifImagePlugin, ExifTags, Image
 
 from img2dataset_dist.errors import DecodeError, NotMedia, TooManyPixels, UnsupportedFormat
-
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (rb"\xff\xd8\xff\xf7", "jls"),
-    (rb"\xff\xd8\xff", "jpeg"),
-    (rb"\x89PNG\r\n\x1a\n", "png"),
-    (rb"RIFF....WEBP", "webp"),
-    (rb"GIF8[79]a", "gif"),
-    (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00", "bmp"),
-    (rb"II\*\x00|MM\x00\*|II\x2b\x00|MM\x00\x2b", "tiff"),
-    (rb"....ftyp(avi[fs]|(mif1|msf1|miaf).{4,64}?avi[fs])", "avif"),
-    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1|miaf)", "heic"),
-    (rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "jp2"),
-    (rb"P[1-6][ \t\r\n]", "ppm"),
-    (rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n", "jxl"),
-    (rb"8BPS", "psd"),
-    (rb"\x00\x00[\x01\x02]\x00(?!\x00\x00)", "ico"),
-    (rb"gimp xcf", "xcf"),
-    (rb"DDS ", "dds"),
-    (rb"\x76\x2f\x31\x01", "exr"),
-    (rb"#\?RADIANCE|#\?RGBE", "hdr"),
-    (rb"qoif", "qoi"),
-    (rb"icns", "icns"),
-    (rb"II\xbc\x01", "jxr"),
-    (rb"AT&TFORM....DJV", "djvu"),
-    (rb"SIMPLE  =", "fits"),
-    (rb"....ftypqt", "mov"),
-    (rb"....ftypM4[AB]", "m4a"),
-    (rb"....ftyp", "mp4"),
-    (rb"\x1a\x45\xdf\xa3.{0,64}?webm", "webm"),
-    (rb"\x1a\x45\xdf\xa3", "mkv"),
-    (rb"RIFF....AVI ", "avi"),
-    (rb"FLV\x01", "flv"),
-    (rb"fLaC", "flac"),
-    (rb"OggS", "ogg"),
-    (rb"RIFF....WAVE", "wav"),
-    (rb"ID3|\xff[\xfb\xf3\xf2]", "mp3"),
-    (rb"%PDF-", "pdf"),
-    (rb"%!PS", "eps"),
-    (rb"\x1f\x8b", "gz"),
-    (rb"PK\x03\x04", "zip"),
-    (rb"Rar!", "rar"),
-    (rb"7z\xbc\xaf", "7z"),
-    (rb"BZh", "bz2"),
-    (rb"\x28\xb5\x2f\xfd", "zst"),
-)
-_SIGNATURES = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _MAGIC)
-_SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
-_HTML = re.compile(rb"<(!doctype html|html|head|body|script|title|meta|div|p|a|h1|iframe|!--)\b", re.IGNORECASE)
-_HEAD = 1024
-"""How many bytes are looked at to tell kinds of text apart."""
+from img2dataset_dist.kinds import OTHER_IMAGES, sniff
 
 _PILLOW = {
     "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "avif": "AVIF",
@@ -75,22 +21,6 @@ _PILLOW = {
 }  # fmt: skip
 IMAGES = frozenset({*_PILLOW, "heic"})
 """Kinds that can be decoded."""
-OTHER_IMAGES = frozenset({
-    "svg", "psd", "jxl", "xcf", "dds", "exr", "hdr", "qoi", "icns", "jxr", "jls", "djvu", "fits", "eps",
-})  # fmt: skip
-"""Images, but of a kind that no decoder here reads."""
-
-_EXTENSIONS = {
-    "jpeg": "jpg",
-    "tiff": "tif",
-    "json": "bin",
-    "xml": "bin",
-    "text": "bin",
-    "unknown": "bin",
-    "empty": "bin",
-}
-"""Kinds that are not their own extension. KEY.txt and KEY.json are other parts of a sample, so never text or JSON."""
-
 _LARGE_TILE = 2**22
 """Pixels; of a small picture the tiles may be larger than it is, but not by any size."""
 
@@ -125,39 +55,6 @@ class Header:
     def upright(self) -> tuple[int, int]:
         """Width and height as a person sees the picture."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)  # noqa: PLR2004
-
-
-def sniff(body: bytes) -> str:
-    """The kind of `body` by its first bytes.
-
-    Returns:
-        One of `IMAGES` or `OTHER_IMAGES`; else what it is instead: "mp4", "webm", "mp3", "pdf", "zip" and so on, or
-        "html", "xml", "json", "text", "empty", "unknown".
-    """
-    for signature, kind in _SIGNATURES:
-        if signature.match(body):
-            return kind
-    head = body[:_HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not head:
-        return "text" if body else "empty"
-    if _SVG.search(head) and head.startswith(b"<"):
-        return "svg"
-    if head.startswith(b"<?xml"):
-        return "html" if b"<html" in head.lower() else "xml"
-    if _HTML.match(head):
-        return "html"
-    if b"\x00" in head or sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head):  # noqa: PLR2004
-        return "unknown"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # incremental, as the cut may be within a character
-    except UnicodeDecodeError:
-        return "unknown"
-    return "json" if head[:1] in b"{[" else "text"
-
-
-def extension_of(kind: str) -> str:
-    """How a file of `kind` (as `sniff` names it) is called, without the dot; "bin" when that says nothing useful."""
-    return _EXTENSIONS.get(kind, kind)
 
 
 def read_header(body: bytes) -> Header:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from img2dataset_dist.errors import RowError
 
@@ -42,12 +42,16 @@ class Source:
         format: the reader of its rows.
         columns: its column names, where a row does not name them itself (csv, tsv).
         rows: how many it has, when its head or foot says so (parquet).
+        number: of a dataset's tar: the id that its shard has, and keeps.
+        beside: of a dataset's tar: the parquet file with its rows, when there is one.
     """
 
     path: str
     format: str
     columns: tuple[str, ...] | None = None
     rows: int | None = None
+    number: int | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,25 +79,11 @@ class Shard:
     spread: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One row of the list.
+class Clip(NamedTuple):
+    """A part of a video or of a sound, in seconds from its beginning; `start` < `end`."""
 
-    Attributes:
-        shard_id: number of its shard.
-        index: position in its shard, from 0.
-        key: name of the sample in the dataset.
-        url: as the list has it, None when missing.
-        columns: additional columns, bounding boxes, `caption` and the hash to verify, by their output names.
-        failure: set when the reader could not make sense of the row.
-    """
-
-    shard_id: int
-    index: int
-    key: str
-    url: str | None
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    failure: Failure | None = None
+    start: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +91,9 @@ class FetchFacts:
     """What the network said about one row. None where it never came to that.
 
     Attributes:
+        bytes: of the body; of all bodies where a row took several requests.
+        total_bytes: of the whole resource, where only a part was asked for and the server said it.
+        etag: the ETag header of the last response.
         fetch_ms: the last try as a whole, its redirects included; `dns_ms`, `connect_ms` (TCP), `tls_ms` and
             `first_byte_ms` (from the request) are of its last request, 0 where a kept connection made it unnecessary.
         x_robots_tag: the X-Robots-Tag headers of the last response, joined by "; ".
@@ -119,16 +112,101 @@ class FetchFacts:
     first_byte_ms: int | None = None
     x_robots_tag: str | None = None
     robots_txt: str | None = None
+    total_bytes: int | None = None
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Where a dataset that is read again has a row.
+
+    Attributes:
+        tar: a full fsspec URL or an absolute path; the sample is called like the row, `Item.key`.
+        facts: what was known of the row's fetch when the dataset was made.
+        last: whether no other row of this tar follows.
+    """
+
+    tar: str
+    facts: FetchFacts = FetchFacts()
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One row of the list.
+
+    Attributes:
+        shard_id: number of its shard.
+        index: position in its shard, from 0.
+        key: name of the sample in the dataset.
+        url: as the list has it, None when missing.
+        columns: additional columns, bounding boxes, `caption` and the hash to verify, by their output names.
+        clips: start and end of each wanted part of the media, in seconds; None for all of it.
+        byte_range: first and last byte of the resource that are wanted, as RFC 9110 counts them; None for all.
+        stored: of a row whose media lie in a dataset: where; its `url` is only carried along.
+        failure: set when the reader could not make sense of the row, or it had failed already.
+    """
+
+    shard_id: int
+    index: int
+    key: str
+    url: str | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    clips: tuple[Clip, ...] | None = None
+    byte_range: tuple[int, int] | None = None
+    stored: Stored | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFile:
+    """Media on the local disk, in a folder of its row's own that is removed when the row is done (`spool.py`).
+
+    Attributes:
+        path: the file; it lies in the row's folder.
+        size: in bytes, as they came, of it and the files beside it; a sparse file has more.
+        present: parts of it that are there, in seconds; None for all. Of a long video only those that are wanted may
+            have been fetched: the rest of the file is holes.
+        sound: a second file with the sound, where a site keeps it apart.
+        subtitles: language to path of a VTT or SRT file; `automatic` are those that a machine wrote.
+        page: what the site says of the video, as yt-dlp gives it, for `yt_meta_dict`.
+    """
+
+    path: str
+    size: int
+    present: tuple[Clip, ...] | None = None
+    sound: str | None = None
+    subtitles: Mapping[str, str] = field(default_factory=dict)
+    automatic: frozenset[str] = frozenset()
+    page: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """The outcome of one fetch: exactly one of `body` and `failure` is set."""
+    """The outcome of one fetch: exactly one of `body`, `file` and `failure` is set."""
 
     item: Item
     facts: FetchFacts = FetchFacts()
     body: bytes | None = None
+    file: MediaFile | None = None
     failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One file of a sample, besides its JSON and its caption: a video, its sound, its subtitles.
+
+    Attributes:
+        extension: without a dot; unique in its sample.
+        path: a file in the row's folder, or
+        data: its bytes.
+        size: in bytes.
+    """
+
+    extension: str
+    size: int
+    path: str | None = None
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +225,10 @@ class Sample:
         phash: perceptual hash of the picture, 16 hex digits.
         original_format: what `body` is: a kind as `media.sniff` names it.
         extension: of `data` as a file; None for that of `encode_format`.
+        file: instead of `body`, media that came as a file.
+        parts: instead of `data`, files in the order in which they are stored.
+        extra: values of the columns that `Layout` has for other media than images.
+        pieces: the samples that the row became, each with a key of its own and no pieces; empty: it is its own.
         failure: why there is no `data`.
     """
 
@@ -164,11 +246,15 @@ class Sample:
     phash: str | None = None
     original_format: str | None = None
     extension: str | None = None
+    file: MediaFile | None = None
+    parts: tuple[Part, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    pieces: tuple[Sample, ...] = ()
     failure: Failure | None = None
 
     @property
     def status(self) -> str:
-        """`success`, `failed_to_download` or `failed_to_resize`, as the peer names them."""
+        """`success`, `failed_to_download`, `failed_to_resize` (of images) or `failed_to_subsample` (of other media)."""
         return SUCCESS if self.failure is None else self.failure.status
 
 
@@ -176,6 +262,8 @@ class Sample:
 class Stats:
     """Totals of a shard or a job. `a + b` is associative and commutative.
 
+    Rows of the list are counted: `count` = successes + failed to download, to resize or to subsample. A row of which
+    several samples were made is one success; `samples` are those that were stored.
     `messages` counts rows by error message ("success" for successes), `codes` by error code.
     """
 
@@ -183,6 +271,8 @@ class Stats:
     successes: int = 0
     failed_to_download: int = 0
     failed_to_resize: int = 0
+    failed_to_subsample: int = 0
+    samples: int = 0
     bytes_downloaded: int = 0
     bytes_stored: int = 0
     start_time: float = float("inf")
@@ -196,6 +286,8 @@ class Stats:
             successes=self.successes + other.successes,
             failed_to_download=self.failed_to_download + other.failed_to_download,
             failed_to_resize=self.failed_to_resize + other.failed_to_resize,
+            failed_to_subsample=self.failed_to_subsample + other.failed_to_subsample,
+            samples=self.samples + other.samples,
             bytes_downloaded=self.bytes_downloaded + other.bytes_downloaded,
             bytes_stored=self.bytes_stored + other.bytes_stored,
             start_time=min(self.start_time, other.start_time),

@@ -20,7 +20,7 @@ RESERVED = (
 Hash = Literal["md5", "sha256", "sha512"]
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 InputFormat = Literal[
-    "txt", "csv", "tsv", "json", "jsonl", "txt.gz", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz", "parquet"
+    "txt", "csv", "tsv", "json", "jsonl", "txt.gz", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz", "parquet", "webdataset"
 ]
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -45,6 +45,11 @@ class InputConfig(Group):
     )
     url_col: str = Field("url", description="Column that holds the URL.")
     caption_col: str | None = Field(None, description="Column that holds the caption; stored as `caption`.")
+    clip_col: str | None = Field(
+        None,
+        description="Column that holds the wanted parts of a video or sound: a list of [start, end], each in seconds "
+        "or as `HH:MM:SS.f`. Each becomes a sample of its own.",
+    )
     bbox_col: str | None = Field(
         None, description="Column that holds boxes to blur: a list of [x0, y0, x1, y1], each from 0 to 1."
     )

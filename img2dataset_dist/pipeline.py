@@ -14,6 +14,7 @@ never idle the process. At most `OPEN_SHARDS` are in work at once.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -21,20 +22,26 @@ from collections.abc import Iterable, Iterator
 
 from img2dataset_dist import registry
 from img2dataset_dist.commit import output_folder
+from img2dataset_dist.config import JobConfig
 from img2dataset_dist.fetchers import FetchContext, Fetcher
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.profiles import write_piece
 from img2dataset_dist.model import Event, Fetched, Item, Notice, Progress, Receipt, Sample, Shard, ShardFailure
 from img2dataset_dist.readers import Reader
 from img2dataset_dist.shard import OpenShard, ShardJob
+from img2dataset_dist.spool import Spool
 from img2dataset_dist.stats import Tally
 from img2dataset_dist.storage import own_name
-from img2dataset_dist.transforms.pool import InProcess, TransformPool, Work
+from img2dataset_dist.transforms.pool import Company, InProcess, TransformPool, Work
 from img2dataset_dist.transforms.remote import Nursery, RemoteTransform
 
 OPEN_SHARDS = 2
 PROGRESS_SECONDS = 0.5
 TRANSFORM_PROCESSES = 2
+STAGE_BYTES = 64 * 2**20
+STAGE_WAIT = 0.5
+"""Bytes of a batch for stages, and seconds that its rows wait for one another."""
+
 LIVELY = 10.0
 """Seconds without a turn of its loop after which the fetch thread counts as stuck."""
 
@@ -54,11 +61,16 @@ class Pipeline:
         self._job = job
         fetch = job.config.fetch
         self._output = output_folder(job.output_url)
-        self._budget = Budget(rows=4 * fetch.thread_count, size=fetch.max_buffered_bytes)
+        media = job.config.media
+        self._spool = Spool(media.tmp_dir) if media.media != "image" else None
+        self._budget = Budget(
+            rows=max(4 * fetch.thread_count, 2 * media.stage_batch),
+            size=fetch.max_buffered_bytes if self._spool is None else media.max_spool_bytes,
+        )
         self._spread: dict[str, int] = {}
         self._items: queue.Queue[Item | object] = queue.Queue(2 * fetch.thread_count)
         self._events: queue.Queue[Event | BaseException | object] = queue.Queue()
-        self._fetcher: Fetcher = registry.lookup("fetcher", "curl")(fetch, self._context())
+        self._fetcher: Fetcher = registry.lookup("fetcher", _fetcher(job.config))(fetch, self._context())
         self._slots = threading.Semaphore(OPEN_SHARDS if overlap else 1)
         self._open: dict[int, OpenShard] = {}
         self._tally = Tally()
@@ -69,8 +81,9 @@ class Pipeline:
         self._pool = TransformPool(
             self._work,
             self._finish,
-            threads=job.config.engine.transform_processes or TRANSFORM_PROCESSES,
+            threads=job.config.engine.transform_processes or (1 if media.stages else TRANSFORM_PROCESSES),
             broken=self._events.put,
+            company=Company(media.stage_batch, STAGE_BYTES, STAGE_WAIT) if media.stages else Company(),
         )
 
     def _context(self) -> FetchContext:
@@ -85,6 +98,9 @@ class Pipeline:
             spread=self._spread,
             budget=self._budget,
             notify=lambda text: self._events.put(Notice(text=text)),
+            fail=self._fail,
+            spool=self._spool,
+            job=job.config,
         )
 
     def run(self, shards: Iterable[Shard]) -> Iterator[Event]:
@@ -137,6 +153,8 @@ class Pipeline:
             shard.fail(RuntimeError("interrupted"))
         for shard in unfinished:
             shard.join(2)
+        if self._spool is not None:
+            self._spool.close()
 
     def leave_profiles(self) -> None:
         """Write down what was learnt about hosts so far, for the next run; nothing depends on it."""
@@ -170,7 +188,7 @@ class Pipeline:
             if self._stop.is_set():
                 return
             self._spread.update(shard.spread)
-            opened = OpenShard(self._job, shard, self._output, self._events.put)
+            opened = OpenShard(self._job, shard, self._output, self._events.put, release=self._release)
             self._open[shard.id] = opened
             self._read_one(opened)
             self._slots.acquire()
@@ -234,9 +252,28 @@ class Pipeline:
         try:
             opened = self._open.get(fetched.item.shard_id)
             if opened is None or opened.dead or self._stop.is_set():
+                self._release(sample)
                 return
             with self._tally_lock:
                 self._tally.add(sample)
             opened.put(sample)
         finally:
             self._budget.row_out(len(fetched.body or b""))
+
+    def _release(self, sample: Sample) -> None:
+        """A row has been written, or will not be: the disk gets back what it took."""
+        if sample.file is not None and self._spool is not None:
+            self._spool.remove(os.path.dirname(sample.file.path))
+            self._budget.give(sample.file.size)
+
+    def _fail(self, shard_id: int, error: Exception) -> None:
+        """A shard cannot be read to its end; may be called from any thread."""
+        opened = self._open.get(shard_id)
+        if opened is not None:
+            opened.fail(error)
+
+
+def _fetcher(config: JobConfig) -> str:
+    if config.input.input_format == "webdataset":
+        return "stored"
+    return "curl" if config.media.media == "image" else "media"

@@ -23,6 +23,7 @@ from img2dataset_dist.errors import BadUrl, ConfigError, InputError
 from img2dataset_dist.inputs import InputFile
 from img2dataset_dist.model import Shard, Source
 from img2dataset_dist.readers import Inspected, Reader
+from img2dataset_dist.readers.webdataset import merged, numbered
 from img2dataset_dist.walk import Walk, reader_for
 
 INSPECTORS = 64
@@ -111,14 +112,18 @@ def make_plan(config: InputConfig, first_shard: int = 0) -> Plan:
             sources.append(replace(source, columns=shared.setdefault(source.columns, source.columns)))
             schemas.append(shared.setdefault(schema, schema))
             identities.append(each)
+    if config.input_format == "webdataset":
+        order, numbers = numbered([source.path for source in sources])
+        sources = [replace(sources[place], number=numbers[place]) for place in order]
+        identities = [identities[place] for place in order]
     schema = _common_schema(schemas, [file.path for file in files], config)
-    identity = {
+    identity: dict[str, Any] = {
         "input_format": config.input_format,
-        "number_sample_per_shard": config.number_sample_per_shard,
         "oom_shard_count": config.oom_shard_count,
-        "url_col": config.url_col,
         "url_list": inputs.listed(identities),
     }
+    if config.input_format != "webdataset":  # whose tars are its shards
+        identity |= {"number_sample_per_shard": config.number_sample_per_shard, "url_col": config.url_col}
     if config.schedule == "by_host":
         identity |= {"schedule": config.schedule, "lanes": config.lanes}
     return Plan(
@@ -144,6 +149,8 @@ def _common_schema(schemas: list[pa.Schema], paths: list[str], config: InputConf
     Text formats only guess: a type that not all files share becomes double (from int64 and double) or text. A column
     that one parquet file knows nothing about, because all its values are null, has the type of the others.
     """
+    if config.input_format == "webdataset":
+        return merged(schemas)
     first = schemas[0]
     if all(schema is first for schema in schemas) and not any(pa.types.is_null(field.type) for field in first):
         return first

@@ -22,15 +22,23 @@ PLUGINS: dict[str, dict[str, str]] = {
         "json": f"{_HERE}.readers.json_array:JsonArrayReader",
         "jsonl": f"{_HERE}.readers.json_lines:JsonLinesReader",
         "parquet": f"{_HERE}.readers.parquet:ParquetReader",
+        "webdataset": f"{_HERE}.readers.webdataset:WebdatasetReader",
     },
-    "fetcher": {"curl": f"{_HERE}.fetchers.curl:CurlFetcher"},
+    "fetcher": {
+        "curl": f"{_HERE}.fetchers.curl:CurlFetcher",
+        "media": f"{_HERE}.fetchers.media:MediaFetcher",
+        "stored": f"{_HERE}.fetchers.stored:StoredFetcher",
+    },
     "transform": {
         "verify_hash": f"{_HERE}.transforms.hashes:VerifyHash",
         "image": f"{_HERE}.transforms.image:ImageTransform",
         "keep": f"{_HERE}.transforms.keep:KeepBytes",
+        "any": f"{_HERE}.transforms.any_file:AnyFile",
+        "video": f"{_HERE}.transforms.video:VideoTransform",
         "exif": f"{_HERE}.transforms.exif:ExtractExif",
         "hash": f"{_HERE}.transforms.hashes:ComputeHash",
     },
+    "stage": {"optical_flow": f"{_HERE}.stages.optical_flow:OpticalFlow"},
     "writer": {
         "files": f"{_HERE}.writers.files:FilesWriter",
         "webdataset": f"{_HERE}.writers.webdataset:WebDatasetWriter",
@@ -53,10 +61,10 @@ PLUGINS: dict[str, dict[str, str]] = {
 INTERNAL: dict[str, dict[str, str]] = {"reader": {"lane": f"{_HERE}.readers.lane:LaneReader"}}
 """What we look up ourselves and no option names."""
 
-OPTION = {"writer": "output_format", "engine": "distributor", "reader": "input_format"}
+OPTION = {"writer": "output_format", "engine": "distributor", "reader": "input_format", "stage": "stages"}
 """The option by which a user names a plug-in of a kind."""
 
-EXTRAS = {"pyspark": "spark", "ray": "ray", "wandb": "wandb"}
+EXTRAS = {"pyspark": "spark", "ray": "ray", "wandb": "wandb", "webdataset": "loader"}
 """Third-party module to the extra that installs it."""
 
 

@@ -42,7 +42,8 @@ _QUIET = frozenset(
         "connect_timeout", "retries", "retry_backoff", "retry_max_wait", "max_buffered_bytes", "schedule", "lanes",
         "first_byte_timeout", "max_connections_per_host", "max_requests_per_second_per_host", "host_table",
         "ignore_hosts", "host_profiles", "robots_txt", "allow_private_addresses", "allowed_schemes", "dns_servers",
-        "network_patience", "transform_timeout", "max_transform_memory",
+        "network_patience", "transform_timeout", "max_transform_memory", "clip_ranges", "site_processes", "site_pause",
+        "tmp_dir", "max_spool_bytes", "ffmpeg", "ffmpeg_timeout", "ffmpeg_threads", "hardware", "stage_batch",
     }
 )  # fmt: skip
 """Options that may change between runs without making the shards differ in kind."""

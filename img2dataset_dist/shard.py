@@ -6,6 +6,7 @@ that a slow disk or a long upload stalls neither the fetches nor the next shard.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -59,12 +60,28 @@ class ShardJob:
 
 
 class OpenShard:
-    """A shard in work. `put` may be called from any thread; the outcome goes to `report` exactly once."""
+    """A shard in work. `put` may be called from any thread; the outcome goes to `report` exactly once.
+
+    Args:
+        job: what to do with it.
+        shard: it.
+        output: where to.
+        report: gets the outcome.
+        release: gets every sample that was put, when it was written or will not be.
+    """
 
     def __init__(
-        self, job: ShardJob, shard: Shard, output: Folder, report: Callable[[Receipt | ShardFailure], None]
+        self,
+        job: ShardJob,
+        shard: Shard,
+        output: Folder,
+        report: Callable[[Receipt | ShardFailure], None],
+        *,
+        release: Callable[[Sample], None] = lambda _: None,
     ) -> None:
         self.shard = shard
+        self._release = release
+        self._drained = threading.Event()
         self._job = job
         self._output = output
         self._report = report
@@ -89,6 +106,8 @@ class OpenShard:
         while self._queue.qsize() >= QUEUE and not self.dead:
             time.sleep(0.01)  # rare; a queue with a limit of its own costs every row several times as much
         self._queue.put(sample)
+        if self._drained.is_set():
+            self._drain()
 
     def fail(self, error: BaseException) -> None:
         """The shard cannot be finished; its output will be thrown away. Rows already under way may still be put."""
@@ -108,7 +127,17 @@ class OpenShard:
         except BaseException as error:  # noqa: BLE001 (whatever it is, the driver must hear of it)
             self._error = self._error or error
             outcome = self._failed(attempt, name)
+        self._drained.set()
+        self._drain()
         self._report(outcome)
+
+    def _drain(self) -> None:
+        """Samples that nobody will write."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                sample = self._queue.get_nowait()
+                if sample is not None:
+                    self._release(sample)
 
     def _write_and_commit(self, attempt: Attempt, name: str) -> Receipt:
         tally = Tally()
@@ -116,7 +145,11 @@ class OpenShard:
         try:
             while tally.count < self.shard.rows:
                 sample = self._next_sample()
-                writer.write(sample)
+                try:
+                    for each in sample.pieces or (sample,):
+                        writer.write(each)
+                finally:
+                    self._release(sample)
                 tally.add(sample)
             writer.close()
         except BaseException:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from img2dataset_dist.errors import RESIZE
+from img2dataset_dist.errors import RESIZE, SUBSAMPLE
 from img2dataset_dist.model import OTHER_MESSAGES, SUCCESS, Receipt, Sample, Stats
 
 MAX_MESSAGES = 1000
@@ -29,6 +29,7 @@ class Tally:
         self._messages: Counter[str] = Counter()
         self._codes: Counter[str] = Counter()
         self._downloaded = 0
+        self._samples = 0
         self._stored = 0
 
     def add(self, sample: Sample) -> None:
@@ -43,17 +44,21 @@ class Tally:
         self._downloaded += sample.facts.bytes or 0
         if failure is not None:
             self._codes[failure.code] += 1
-        else:
-            self._stored += len(sample.data or b"")
+        for each in sample.pieces or (sample,):
+            if each.failure is None:
+                self._samples += 1
+                self._stored += len(each.data or b"") + sum(part.size for part in each.parts)
 
     def freeze(self) -> Stats:
         """Totals from the last reset to now."""
-        successes, to_resize = self._statuses[SUCCESS], self._statuses[RESIZE]
+        successes, to_resize, to_subsample = (self._statuses[status] for status in (SUCCESS, RESIZE, SUBSAMPLE))
         return Stats(
             count=self.count,
             successes=successes,
-            failed_to_download=self.count - successes - to_resize,
+            failed_to_download=self.count - successes - to_resize - to_subsample,
             failed_to_resize=to_resize,
+            failed_to_subsample=to_subsample,
+            samples=self._samples,
             bytes_downloaded=self._downloaded,
             bytes_stored=self._stored,
             start_time=self._start,
@@ -76,6 +81,8 @@ def receipt_to_json(receipt: Receipt) -> bytes:
         "end_time": stats.end_time,
         "status_dict": dict(stats.messages),
         "error_codes": dict(stats.codes),
+        "failed_to_subsample": stats.failed_to_subsample,
+        "samples": stats.samples,
         "bytes_downloaded": stats.bytes_downloaded,
         "bytes_stored": stats.bytes_stored,
         "shard_id": receipt.shard_id,
@@ -98,7 +105,9 @@ def receipt_from_json(shard_id: int, content: bytes) -> Receipt:
             count=int(data["count"]),
             successes=int(data["successes"]),
             failed_to_download=int(data["failed_to_download"]),
-            failed_to_resize=int(data["failed_to_resize"]),
+            failed_to_resize=int(data.get("failed_to_resize", 0)),
+            failed_to_subsample=int(data.get("failed_to_subsample", 0)),
+            samples=int(data.get("samples", data["successes"])),
             bytes_downloaded=int(data.get("bytes_downloaded", 0)),
             bytes_stored=int(data.get("bytes_stored", 0)),
             start_time=float(data["start_time"]),

@@ -70,6 +70,10 @@ class Walk:
             yield from self._wanted(found, self.plan.sources[found.file])
         for place in range(file, len(self.plan.sources)):
             source = self.plan.sources[place]
+            if source.number is not None:  # a tar of a dataset keeps its number
+                number = source.number
+                if self.plan.first_shard + number in self.done:
+                    continue  # without counting its rows
             for span in reader.spans(source, after):
                 found = Found(number, place, span)
                 if log:
@@ -139,7 +143,8 @@ class Walk:
 
     def _log(self) -> SpanLog | None:
         """What is remembered of the list; nothing has to be where the files themselves say it."""
-        if self.spool is None or not self.remember or self.plan.rows is not None:
+        known = self.plan.rows is not None or self.plan.config.input_format == "webdataset"
+        if self.spool is None or not self.remember or known:
             return None
         return SpanLog(self.spool, self.plan.fingerprint)
 

@@ -7,7 +7,8 @@ import struct
 from img2dataset_dist.decoders import pillow_decoder
 from img2dataset_dist.decoders.picture import Picture
 from img2dataset_dist.decoders.png import decode_png
-from img2dataset_dist.media import Header, icon, sniff
+from img2dataset_dist.kinds import sniff
+from img2dataset_dist.media import Header, icon
 
 _HEAD, _ENTRY = 6, 16
 

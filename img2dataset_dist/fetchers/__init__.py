@@ -13,15 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from img2dataset_dist.config import FetchConfig
+from img2dataset_dist.config import FetchConfig, JobConfig
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.host_table import HostTable
 from img2dataset_dist.fetchers.profiles import HostProfile
 from img2dataset_dist.model import Fetched, Item
+from img2dataset_dist.spool import Spool
 
 
 def _silence(_: str) -> None:
     """Nobody listens."""
+
+
+def _no_shard(_: int, error: Exception) -> None:
+    """Nobody knows the shard."""
+    raise error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,9 @@ class FetchContext:
         spread: host to the number of lanes that it is in; may grow while the fetcher runs.
         budget: bytes in memory. A body's are taken from it, and given back by whoever gets the body. None: unlimited.
         notify: takes lines for people.
+        fail: ends a shard that cannot be read to its end; may be called from the fetch thread.
+        spool: where bodies go to as files; None for memory. The bytes of `budget` are those of its disk then.
+        job: all options of the job, for a fetcher that needs more of them.
     """
 
     table: HostTable = field(default_factory=lambda: HostTable(rules={}, ignored=frozenset()))
@@ -49,6 +58,9 @@ class FetchContext:
     spread: dict[str, int] = field(default_factory=dict)
     budget: Budget | None = None
     notify: Callable[[str], None] = _silence
+    fail: Callable[[int, Exception], None] = _no_shard
+    spool: Spool | None = None
+    job: JobConfig | None = None
 
 
 class Fetcher(Protocol):

@@ -17,6 +17,7 @@ from img2dataset_dist.config import FetchConfig
 from img2dataset_dist.errors import (
     BadUrl,
     BlockedAddress,
+    DiskFull,
     DnsError,
     HostDown,
     IgnoredHost,
@@ -24,12 +25,14 @@ from img2dataset_dist.errors import (
 )
 from img2dataset_dist.fetchers import FetchContext
 from img2dataset_dist.fetchers.addresses import is_public
+from img2dataset_dist.fetchers.body import FileBody
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.deadlines import Deadlines
 from img2dataset_dist.fetchers.health import Health
 from img2dataset_dist.fetchers.hosts import Gate, Host
 from img2dataset_dist.fetchers.intake import Intake
 from img2dataset_dist.fetchers.limits import Limits
+from img2dataset_dist.fetchers.link import Link
 from img2dataset_dist.fetchers.objects import ObjectReader
 from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, is_stale, overdue_as, sign_of
 from img2dataset_dist.fetchers.permission import Permission
@@ -48,6 +51,9 @@ AGENT_NAMES = (AGENT, "img2dataset")
 
 ANSWERS = ("connect", "dns", "reset", "tls", "protocol")
 """Failures that somebody out there had to tell us, so that our own network is up; unless they are `ours`."""
+
+SILENCES = ("connect", "dns", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total")
+"""Failures that are our own when this machine is cut off."""
 
 DOWN = Failure.of(HostDown("the host does not answer"))
 
@@ -89,8 +95,9 @@ class CurlFetcher:
         self._gate: Gate[Transfer] = Gate(self._limits.of, self._slots, neighbours=context.neighbours)
         self._budget = context.budget or Budget(size=2**62, rows=2**62)
         self._health: Health[Transfer] = Health(patience=config.network_patience, notify=context.notify)
-        self._intake = Intake(config, names, self._budget, clock)
+        self._intake = Intake(config, names, self._budget, clock, context.spool)
         self._wire = Wire(config, self._intake, clock)
+        self._link = Link(clock=clock)
         self._resolver = Resolver(config.dns_servers, wake=self._wire.wake, timeout=self._deadlines.connect)
         self._objects: ObjectReader | None = None
         self._under_way: dict[Transfer, None] = {}
@@ -113,6 +120,14 @@ class CurlFetcher:
             self._settle()
             while self._ready:
                 yield self._ready.popleft()
+
+    def put(self, fetched: Fetched) -> None:
+        """Have `fetch` give out a row that came by another way. In the thread that `fetch` is in."""
+        self._ready.append(fetched)
+
+    def wake(self) -> None:
+        """Have `fetch` look for rows again at once; may be called from any thread."""
+        self._wire.wake()
 
     def stop(self) -> None:
         """See `Fetcher.stop`."""
@@ -298,7 +313,11 @@ class CurlFetcher:
         transfer.where = Where.ON_THE_WIRE
         rule = self._context.table.rule(transfer.url.host)
         assert transfer.host is not None
-        self._wire.start(transfer, Extras(rule.headers, rule.proxy, self._gate.may_keep(transfer.host)))
+        headers = rule.headers
+        if transfer.item is not None and transfer.item.byte_range is not None:
+            first, last = transfer.item.byte_range
+            headers += (("Range", f"bytes={first}-{last}"), ("Accept-Encoding", "identity"))
+        self._wire.start(transfer, Extras(headers, rule.proxy, self._gate.may_keep(transfer.host)))
 
     # what has ended
 
@@ -399,6 +418,8 @@ class CurlFetcher:
         assert host is not None
         transfer.host = None
         transfer.failure = failure
+        cut = failure is not None and failure.code in SILENCES and self._link.cut
+        ours = ours or cut
         sign = sign_of(transfer, failure, ours=ours)
         retry_after = parse_retry_after(transfer.retry_after) or 0.0
         refused = self._gate.done(
@@ -412,7 +433,7 @@ class CurlFetcher:
         )
         for other in refused:
             self._refuse(other, DOWN)
-        if transfer.status or (failure is not None and failure.code in ANSWERS and not ours):
+        if not cut and (transfer.status or (failure is not None and failure.code in ANSWERS and not ours)):
             for other in self._health.answered(host.name, now, resolved=transfer.dns > 0):
                 self._fetch_again(other)
         transfer.spent = self._deadlines.spent(transfer, now)
@@ -420,7 +441,8 @@ class CurlFetcher:
         if moved and failure is not None and failure.code == f"http_{transfer.status}":
             self._redirect(transfer)
         elif ours:
-            self._health.hold(transfer, host.name, now, resolver=transfer.where is Where.RESOLVING)
+            resolving = transfer.where is Where.RESOLVING
+            self._health.hold(transfer, host.name, now, resolver=resolving and not cut, certain=cut)
         elif transfer.item is None:
             self._robots_came(transfer)
         elif transfer.was_paused and transfer.unlucky < UNLUCKY and transfer.failure and transfer.failure.transient:
@@ -465,13 +487,12 @@ class CurlFetcher:
         """The try is over: its body, another try later, or its failure."""
         item, failure = transfer.item, transfer.failure
         assert item is not None
-        body = b"" if failure else bytes(transfer.body)
-        transfer.body = bytearray()
-        self._budget.give(transfer.reserved - len(body))
+        self._budget.give(transfer.reserved - (0 if failure else len(transfer.body)))
         transfer.reserved = 0
         if failure is None:
-            self._ready.append(Fetched(item=item, facts=transfer.facts, body=body))
+            self._ready.append(self._whole(item, transfer))
             return
+        transfer.clear()
         transfer.tries += 1
         wait = None
         if failure.transient:
@@ -482,3 +503,19 @@ class CurlFetcher:
             self._resolver.forget_failure(transfer.url.host)
             transfer.new_try()
             self._waiting.add(self._clock() + wait, transfer)
+
+    def _whole(self, item: Item, transfer: Transfer) -> Fetched:
+        """The row, with the body that came; in a file where media go to files."""
+        facts, body = transfer.facts, transfer.body
+        transfer.body = bytearray()
+        if isinstance(body, FileBody):
+            return Fetched(item=item, facts=facts, file=body.finish())
+        if self._context.spool is None:
+            return Fetched(item=item, facts=facts, body=bytes(body))
+        file = FileBody(self._context.spool)
+        try:
+            file.append(bytes(body))  # of an object store
+        except OSError as error:
+            self._budget.give(len(body))
+            return Fetched(item=item, facts=facts, failure=Failure.of(DiskFull(f"tmp_dir: {error.strerror}")))
+        return Fetched(item=item, facts=facts, file=file.finish())

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 
 from img2dataset_dist.config import FetchConfig
-from img2dataset_dist.errors import Disallowed, FetchError, ProtocolError, TooLarge
+from img2dataset_dist.errors import Disallowed, DiskFull, FetchError, ProtocolError, TooLarge
+from img2dataset_dist.fetchers.body import FileBody
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.robots import MAX_BYTES
 from img2dataset_dist.fetchers.transfer import HEADERS, Transfer, Where
 from img2dataset_dist.fetchers.wire import PAUSE
 from img2dataset_dist.fetchers.x_robots import is_disallowed
 from img2dataset_dist.model import Failure
+from img2dataset_dist.spool import Spool
 
 ERROR_BODY = 256 * 2**10
 """Bytes of an error page that are read away to keep its connection; a longer one is cut off."""
@@ -35,13 +37,20 @@ class Intake:
     Args:
         config: the caps.
         agents: names by which an X-Robots-Tag may address us.
-        budget: bytes in memory.
+        budget: bytes in memory, or on the spool's disk.
         clock: seconds.
+        spool: where bodies of rows go; None for memory.
     """
 
     def __init__(
-        self, config: FetchConfig, agents: tuple[str, ...], budget: Budget, clock: Callable[[], float]
+        self,
+        config: FetchConfig,
+        agents: tuple[str, ...],
+        budget: Budget,
+        clock: Callable[[], float],
+        spool: Spool | None = None,
     ) -> None:
+        self._spool = spool
         self._cap = config.max_body_bytes
         self._agents = frozenset(agents)
         self._directives = frozenset(config.disallowed_header_directives)
@@ -86,7 +95,7 @@ class Intake:
             return ProtocolError("the server switched to another protocol")
         if transfer.item is None or not transfer.good:
             return None
-        if transfer.status == HTTPStatus.PARTIAL_CONTENT:
+        if transfer.status == HTTPStatus.PARTIAL_CONTENT and not _was_asked_for(transfer):
             return ProtocolError("partial content that was not asked for")
         if transfer.robots and is_disallowed(transfer.robots, self._agents, self._directives):
             return Disallowed("Use of image disallowed by X-Robots-Tag directive")
@@ -101,21 +110,37 @@ class Intake:
             if transfer.discarded > ERROR_BODY:
                 return 0
         elif transfer.item is None:
+            assert isinstance(body, bytearray)
             body += chunk[: MAX_BYTES - len(body)]
             transfer.cut = size > MAX_BYTES
             if transfer.cut:
                 return 0
         elif size > self._cap:
             transfer.failure = Failure.of(TooLarge("body too large"))
-            transfer.body = bytearray()
+            transfer.clear()
             return 0
         elif size > transfer.reserved and (self.paused or not self._reserve(transfer, size)):
             self._pause(transfer)
             return PAUSE
-        else:
+        elif isinstance(body, bytearray) and self._spool is None:
             body += chunk
+        elif not self._store(transfer, chunk):
+            return 0
         transfer.received += len(chunk)
         return None
+
+    def _store(self, transfer: Transfer, chunk: bytes) -> bool:
+        """More of a body that goes to a file; False when the disk does not take it."""
+        if not isinstance(transfer.body, FileBody):
+            assert self._spool is not None
+            transfer.body = FileBody(self._spool)
+        try:
+            transfer.body.append(chunk)
+        except OSError as error:
+            transfer.failure = Failure.of(DiskFull(f"tmp_dir: {error.strerror}"))
+            transfer.clear()
+            return False
+        return True
 
     def _pause(self, transfer: Transfer) -> None:
         """Let it wait behind the others; before them when it has room already, or all of them would grow at once."""
@@ -152,3 +177,12 @@ class Intake:
         transfer.reserved = wanted
         self._holders.add(transfer)
         return True
+
+
+def _was_asked_for(transfer: Transfer) -> bool:
+    """Whether partial content is the range that was asked for, or its beginning (RFC 9110, 15.3.7)."""
+    asked = transfer.item.byte_range if transfer.item is not None else None
+    if asked is None or transfer.span is None:
+        return False
+    first, last = transfer.span
+    return first == asked[0] and last <= asked[1] and transfer.length in (-1, last - first + 1)

@@ -185,6 +185,8 @@ def facts_of(transfer: Transfer, seconds: float) -> FetchFacts:
         first_byte_ms=_ms(first - asked) if first and asked else None,
         x_robots_tag=transfer.x_robots_tag,
         robots_txt=transfer.robots_txt,
+        total_bytes=transfer.total if transfer.total >= 0 else None,
+        etag=transfer.etag,
     )
 
 

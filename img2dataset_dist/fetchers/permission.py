@@ -56,6 +56,7 @@ class Permission:
     def came(self, file: Transfer) -> list[Transfer]:
         """A file is there, or will not be. Returns who waited for it."""
         origin, failure = file.first.origin, file.failure
+        assert isinstance(file.body, bytearray)
         whole = failure is None or file.status >= 300  # noqa: PLR2004 (the body of an error says nothing)
         self._cache.store(origin, file.status if file.status and whole else None, bytes(file.body))
         self._silent.pop(origin, None)

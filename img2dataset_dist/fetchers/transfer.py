@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from img2dataset_dist.fetchers.body import FileBody
 from img2dataset_dist.model import Failure, FetchFacts, Item
 
 if TYPE_CHECKING:
@@ -13,8 +15,14 @@ if TYPE_CHECKING:
     from img2dataset_dist.fetchers.hosts import Host
     from img2dataset_dist.urls import Url
 
-HEADERS = frozenset(b"HhCcLlXxRr")
-"""First bytes of the header lines that matter: the status line, Content-Length, Location, X-Robots-Tag, Retry-After."""
+HEADERS = frozenset(b"HhCcLlXxRrEe")
+"""First bytes of the header lines that matter.
+
+The status line, Content-Length and -Range, Location, X-Robots-Tag, Retry-After, ETag.
+"""
+
+_CONTENT_RANGE = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
+"""RFC 9110, 14.4; not what comes with status 416, which has no range."""
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -43,13 +51,16 @@ class Transfer:
         was_paused: we made it wait, so that its server may have lost patience; `unlucky` counts what that cost.
         reserved: bytes of the budget that it holds.
         facts: of the last request that ended.
+        body: what has come of it; a `FileBody` where media go to files.
+        length, total: bytes of the body and of the whole resource, -1 when not known.
+        span: first and last byte of the resource that the body is, as the server says; None where it does not.
     """
 
     __slots__ = (
-        "addresses", "asks", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "facts", "failure",
-        "first", "fresh", "handle", "host", "item", "length", "location", "paused_at", "proxied", "received",
-        "redirects", "reserved", "retry_after", "robots", "robots_txt", "seen", "spent", "status", "tries", "unlucky",
-        "url", "was_paused", "where", "window_bytes", "window_start",
+        "addresses", "asks", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "etag", "facts",
+        "failure", "first", "fresh", "handle", "host", "item", "length", "location", "paused_at", "proxied",
+        "received", "redirects", "reserved", "retry_after", "robots", "robots_txt", "seen", "span", "spent", "status",
+        "total", "tries", "unlucky", "url", "was_paused", "where", "window_bytes", "window_start",
     )  # fmt: skip
 
     def __init__(self, item: Item | None, url: Url) -> None:
@@ -60,6 +71,7 @@ class Transfer:
         self.unlucky = 0
         self.reserved = 0
         self.facts = FetchFacts()
+        self.body: bytearray | FileBody = bytearray()
         self.robots_txt: str | None = None
         self.host: Host[Transfer] | None = None
         self.handle: pycurl.Curl | None = None
@@ -90,12 +102,20 @@ class Transfer:
     def new_response(self, status: int) -> None:
         """Headers of another response begin."""
         self.status = status
-        self.body = bytearray()
+        self.clear()
         self.discarded = 0
-        self.length = -1
+        self.length = self.total = -1
+        self.span: tuple[int, int] | None = None
+        self.etag: str | None = None
         self.location: bytes | None = None
         self.robots: list[str] = []
         self.retry_after: str | None = None
+
+    def clear(self) -> None:
+        """Forget the body."""
+        if isinstance(self.body, FileBody):
+            self.body.drop()
+        self.body = bytearray()
 
     @property
     def good(self) -> bool:
@@ -118,6 +138,13 @@ class Transfer:
         if name == b"content-length":
             if value.strip().isdigit():
                 self.length = int(value.strip()[:18])
+        elif name == b"content-range":
+            found = _CONTENT_RANGE.fullmatch(value.strip())
+            if found is not None:
+                self.span = int(found[1]), int(found[2])
+                self.total = int(found[3]) if found[3] != b"*" else -1
+        elif name == b"etag":
+            self.etag = value.decode("latin-1").strip()[:200]
         elif name == b"location":
             self.location = value.strip()
         elif name == b"x-robots-tag":

@@ -11,8 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from img2dataset_dist.config import InputConfig, nearest
-from img2dataset_dist.errors import BadRow, ConfigError
-from img2dataset_dist.model import Failure, Item, Shard
+from img2dataset_dist.errors import BadClip, BadRow, ConfigError
+from img2dataset_dist.model import Clip, Failure, Item, Shard
+
+CLIPS = "clips"
+"""Name under which `clip_col` goes on; it ends in `Item.clips`."""
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
 
@@ -24,6 +27,8 @@ def wanted(config: InputConfig) -> dict[str, str]:
         names[config.bbox_col] = config.bbox_col
     if config.caption_col is not None:
         names["caption"] = config.caption_col
+    if config.clip_col is not None:
+        names[CLIPS] = config.clip_col
     if config.verify_hash is not None:
         names[config.verify_hash[1]] = config.verify_hash[0]
     names["url"] = config.url_col
@@ -35,6 +40,8 @@ def forced_types(config: InputConfig) -> dict[str, pa.DataType]:
     types: dict[str, pa.DataType] = {"url": pa.string()}
     if config.caption_col is not None:
         types["caption"] = pa.string()
+    if config.clip_col is not None:
+        types[CLIPS] = pa.string()
     if config.verify_hash is not None:
         types[config.verify_hash[1]] = pa.string()
     return types
@@ -54,7 +61,7 @@ def check_columns(config: InputConfig, present: Sequence[str], path: str) -> Non
     Raises:
         ConfigError: naming the option, the column, the file and the nearest column that exists.
     """
-    options = {"url": "url_col", "caption": "caption_col", config.bbox_col: "bbox_col"}
+    options = {"url": "url_col", "caption": "caption_col", CLIPS: "clip_col", config.bbox_col: "bbox_col"}
     if config.verify_hash is not None:
         options[config.verify_hash[1]] = "verify_hash"
     times = Counter(present)
@@ -103,7 +110,14 @@ class ItemMaker:
                 problem = problem or f"column '{name}': {error}"
         url = columns.pop("url")
         failure = Failure.of(BadRow(problem)) if problem is not None else None
+        clips = None
+        if CLIPS in self._names:
+            try:
+                clips = clips_of(columns.pop(CLIPS))
+            except BadClip as error:
+                failure = failure or Failure.of(error)
         return Item(
+            clips=clips,
             shard_id=self._shard_id,
             index=index,
             key=key_of(self._config, self._shard_id, index),
@@ -111,6 +125,17 @@ class ItemMaker:
             columns=columns,
             failure=failure,
         )
+
+
+def clips_of(value: Any) -> tuple[Clip, ...] | None:
+    """The wanted parts of a row's media, as `clip_col` has them; None for all of it.
+
+    Raises:
+        BadClip: it is no list of [start, end].
+    """
+    from img2dataset_dist.ffmpeg.clips import parse  # noqa: PLC0415 (only lists with clips need it)
+
+    return parse(value)
 
 
 def converter(kind: pa.DataType) -> Callable[[Any], Any]:

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from img2dataset_dist.errors import ConfigError
-from img2dataset_dist.media import IMAGES, extension_of
+from img2dataset_dist.kinds import extension_of
+from img2dataset_dist.media import IMAGES
 from img2dataset_dist.model import SUCCESS
 from img2dataset_dist.storage import Folder
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from img2dataset_dist import registry
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.errors import RowError
+from img2dataset_dist.errors import RESIZE, SUBSAMPLE, RowError
 from img2dataset_dist.model import Failure, Fetched, Sample
 
 Transform = Callable[[Sample], Sample]
@@ -21,6 +21,12 @@ Transform = Callable[[Sample], Sample]
 def names_for(config: JobConfig) -> list[str]:
     """Which transforms the options ask for, in order."""
     image = config.image
+    if config.media.media != "image":
+        return [
+            *(["verify_hash"] if config.input.verify_hash else []),
+            "any" if config.media.media == "any" else "video",
+            *(["hash"] if image.compute_hash else []),
+        ]
     return [
         *(["verify_hash"] if config.input.verify_hash else []),
         "keep" if image.disable_all_reencoding else "image",
@@ -36,16 +42,24 @@ def build(config: JobConfig) -> list[Transform]:
 
 def apply(transforms: list[Transform], fetched: Fetched) -> Sample:
     """One fetched row to one sample; every exception becomes data, none gets out."""
-    if fetched.body is None:
+    if fetched.body is None and fetched.file is None:
         return Sample(item=fetched.item, facts=fetched.facts, failure=fetched.failure)
-    failure: Failure
     try:
-        done = Sample(item=fetched.item, facts=fetched.facts, body=fetched.body)
+        done = Sample(item=fetched.item, facts=fetched.facts, body=fetched.body or b"", file=fetched.file)
         for transform in transforms:
             done = transform(done)
+        if done.pieces and all(piece.failure is not None for piece in done.pieces):
+            done = replace(done, failure=done.pieces[0].failure)
         return replace(done, body=b"")
     except RowError as error:
-        failure = Failure.of(error)
+        return failed(fetched, error)
     except Exception as error:  # noqa: BLE001 (a bug must cost one row, and be seen in it)
-        failure = Failure.of(RowError(f"{type(error).__name__}: {error}"[:500]))
-    return Sample(item=fetched.item, facts=fetched.facts, failure=failure)
+        return failed(fetched, RowError(f"{type(error).__name__}: {error}"[:500]))
+
+
+def failed(fetched: Fetched, error: RowError) -> Sample:
+    """The sample of a row of which nothing could be made."""
+    failure = Failure.of(error)
+    if fetched.file is not None and failure.status == RESIZE:
+        failure = replace(failure, status=SUBSAMPLE)
+    return Sample(item=fetched.item, facts=fetched.facts, file=fetched.file, failure=failure)

@@ -23,7 +23,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from img2dataset_dist import transforms
+from img2dataset_dist import stages, transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import RowError
 from img2dataset_dist.model import Failure, Fetched, Sample
@@ -36,14 +36,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OOM_FIRST = "800"
 """When the machine is out of memory, the kernel should end a decoder and not a worker (proc(5), oom_score_adj)."""
 
-_RESULT = tuple(each.name for each in fields(Sample) if each.name not in ("item", "facts", "body", "data"))
+_RESULT = tuple(each.name for each in fields(Sample) if each.name not in ("item", "facts", "body", "file", "data"))
 """What a child says of a row besides the bytes to store; the worker has the rest."""
 _result = attrgetter(*_RESULT)
 
 
 def question(rows: Sequence[Fetched]) -> tuple[list[Any], list[bytes]]:
     """Fetched rows as a message to a child."""
-    return [(row.item, row.facts) for row in rows], [row.body or b"" for row in rows]
+    return [(row.item, row.facts, row.file) for row in rows], [row.body or b"" for row in rows]
 
 
 def answer(rows: Sequence[Fetched], samples: Sequence[Sample]) -> tuple[list[Any], list[bytes]]:
@@ -61,6 +61,7 @@ def understood(rows: Sequence[Fetched], said: list[Any], stored: list[bytes]) ->
         Sample(
             item=item or row.item,
             facts=row.facts,
+            file=row.file,
             data=None if no_data else data,
             **dict(zip(_RESULT, values, strict=True)),
         )
@@ -98,6 +99,7 @@ def _prepare(control: socket.socket, config: JobConfig) -> None:
     """Import all that the transforms need, and say whether that went well."""
     try:
         transforms.build(config)
+        stages.check(config)
     except BaseException as error:
         with contextlib.suppress(OSError):
             _say(control, f"{type(error).__name__}: {error}")
@@ -135,13 +137,17 @@ def _serve(channel: Channel, config: JobConfig) -> NoReturn:
     try:
         _restrain(config.engine.max_transform_memory)
         chain = transforms.build(config)
+        staged = stages.build(config)
         channel.send(None)
         while True:
             asked, bodies = channel.receive()
             rows = [
-                Fetched(item=item, facts=facts, body=body) for (item, facts), body in zip(asked, bodies, strict=True)
+                Fetched(item=item, facts=facts, file=file, body=body if file is None else None)
+                for (item, facts, file), body in zip(asked, bodies, strict=True)
             ]
             samples = [transforms.apply(chain, row) for row in rows]
+            if staged is not None:
+                samples = list(staged(samples))
             try:
                 channel.send(*answer(rows, samples))
             except OSError:

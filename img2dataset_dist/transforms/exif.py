@@ -12,7 +12,8 @@ from typing import Literal
 import exifread
 
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.media import jpeg_exif, sniff
+from img2dataset_dist.kinds import sniff
+from img2dataset_dist.media import jpeg_exif
 from img2dataset_dist.model import Sample
 from img2dataset_dist.transforms.ifd import Tags, TooMuch, Unusual, read_tags
 

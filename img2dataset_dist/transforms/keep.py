@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import MediaError
-from img2dataset_dist.media import extension_of, quiet_pillow, read_header, sniff
+from img2dataset_dist.kinds import extension_of, sniff
+from img2dataset_dist.media import quiet_pillow, read_header
 from img2dataset_dist.model import Sample
 
 

@@ -6,16 +6,27 @@ import collections
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from img2dataset_dist import transforms
+from img2dataset_dist import stages, transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.model import Fetched, Sample
 
-BATCH_ROWS = 8
-BATCH_BYTES = 2**20
-"""Rows that go to a process together when many wait, so that each need not wake it; a few small ones."""
+
+class Company(NamedTuple):
+    """Which rows go to a process together, when many wait, so that each need not wake it.
+
+    Attributes:
+        rows: so many at most,
+        size: with bodies of so many bytes.
+        wait: how long they wait for one another, in seconds.
+    """
+
+    rows: int = 8
+    size: int = 2**20
+    wait: float = 0.0
 
 
 class Work(Protocol):
@@ -31,10 +42,12 @@ class InProcess:
 
     def __init__(self, config: JobConfig) -> None:
         self._chain = transforms.build(config)
+        self._staged = stages.build(config)
 
     def __call__(self, rows: Sequence[Fetched]) -> Iterator[Sample]:
         """Fetched rows to samples."""
-        return (transforms.apply(self._chain, row) for row in rows)
+        samples = (transforms.apply(self._chain, row) for row in rows)
+        return samples if self._staged is None else iter(self._staged(list(samples)))
 
     def close(self) -> None:
         """Nothing to do."""
@@ -49,6 +62,7 @@ class TransformPool:
         make: makes the work of one thread, on that thread.
         done: gets each row and its sample, on a thread of the pool.
         threads: how many work at once, at least 1.
+        company: which rows are worked on together.
         broken: gets what `make`, `work` or `done` raised; the process should then end. Called on any thread.
     """
 
@@ -59,7 +73,9 @@ class TransformPool:
         *,
         threads: int,
         broken: Callable[[BaseException], None],
+        company: Company = Company(),  # noqa: B008 (a constant)
     ) -> None:
+        self._company = company
         self._make = make
         self._done = done
         self._broken = broken
@@ -101,10 +117,13 @@ class TransformPool:
     def _with_company(self, first: Fetched) -> list[Fetched]:
         """A row and some of those that wait behind it, but no more than this thread's share of them."""
         rows, size = [first], len(first.body or b"")
-        share = min(BATCH_ROWS, 1 + self._rows.qsize() // self._threads)
-        while len(rows) < share and size < BATCH_BYTES:
+        most, enough, wait = self._company
+        until = time.monotonic() + wait
+        share = most if wait else min(most, 1 + self._rows.qsize() // self._threads)
+        while len(rows) < share and size < enough:
             try:
-                row = self._rows.get_nowait()
+                left = until - time.monotonic() if wait else 0.0
+                row = self._rows.get(timeout=left) if left > 0 else self._rows.get_nowait()
             except queue.Empty:
                 break
             if row is None:
@@ -116,9 +135,9 @@ class TransformPool:
 
     def _see_through(self, work: Work, rows: list[Fetched]) -> None:
         for row in rows:
-            if row.body is None:
+            if row.failure is not None:
                 self._deliver(row, Sample(item=row.item, facts=row.facts, failure=row.failure))
-        bodies = [row for row in rows if row.body is not None]
+        bodies = [row for row in rows if row.failure is None]
         if bodies:
             for row, sample in zip(bodies, work(bodies), strict=True):
                 self._deliver(row, sample)

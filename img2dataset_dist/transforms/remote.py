@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import DecoderCrash, Img2datasetError, RowError, TransformTimeout
-from img2dataset_dist.model import Failure, Fetched, Sample
-from img2dataset_dist.transforms import child
+from img2dataset_dist.model import Fetched, Sample
+from img2dataset_dist.transforms import child, failed
 from img2dataset_dist.transforms.channel import Channel, exactly
 
 TRIES = 2
@@ -158,12 +158,12 @@ class RemoteTransform:
                 return self._ask([row])[0]
             except BlockingIOError:
                 self._end()
-                return _failed(row, TransformTimeout(f"not done after {self._timeout:g} s; it was given up"))
+                return failed(row, TransformTimeout(f"not done after {self._timeout:g} s; it was given up"))
             except (EOFError, OSError):
                 ends.append(self._end())
             except (pickle.PicklingError, TypeError, AttributeError) as problem:
-                return _failed(row, RowError(f"{type(problem).__name__}: {problem}"[:500]))
-        return _failed(row, DecoderCrash(f"the decoder {' and then '.join(dict.fromkeys(ends))}"))
+                return failed(row, RowError(f"{type(problem).__name__}: {problem}"[:500]))
+        return failed(row, DecoderCrash(f"the decoder {' and then '.join(dict.fromkeys(ends))}"))
 
     def close(self) -> None:
         """Let the process end when it is idle."""
@@ -181,7 +181,3 @@ class RemoteTransform:
     def _end(self) -> str:
         self.close()
         return self._nursery.end(self._pid)
-
-
-def _failed(fetched: Fetched, error: RowError) -> Sample:
-    return Sample(item=fetched.item, facts=fetched.facts, failure=Failure.of(error))

@@ -37,6 +37,21 @@ class BatchedFile:
         if self.written - self._flushed >= BATCH_BYTES:
             self._flush()
 
+    def copy(self, path: str, size: int) -> None:
+        """Take `size` bytes of a file, piece by piece.
+
+        Raises:
+            OSError: as of `write`; or the file is shorter.
+        """
+        with open(path, "rb") as file:
+            left = size
+            while left:
+                piece = file.read(min(left, BATCH_BYTES))
+                if not piece:
+                    raise OSError(f"a file of a sample has {left} bytes less than it should")
+                self.write((piece,))
+                left -= len(piece)
+
     def close(self, last: Collection[bytes] = ()) -> None:
         """Write what is held back and the last pieces, and close the file, also when that fails."""
         with contextlib.closing(self._file):

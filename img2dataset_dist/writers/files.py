@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from img2dataset_dist.model import Sample
+import shutil
+
+from img2dataset_dist.model import Part, Sample
 from img2dataset_dist.writers import Opener
 from img2dataset_dist.writers.layout import Layout
 from img2dataset_dist.writers.metadata import MetadataWriter
@@ -23,7 +25,10 @@ class FilesWriter:
         row = self._layout.row(sample)
         if sample.failure is None:
             key = sample.item.key
-            self._put(self._layout.name_of(sample), sample.data or b"")
+            if sample.data is not None:
+                self._put(self._layout.name_of(sample), sample.data)
+            for part in sample.parts:
+                self._copy(f"{key}.{part.extension}", part)
             self._put(f"{key}.json", dump_row(row).encode())
             if self._layout.caption:
                 self._put(f"{key}.txt", utf8(self._layout.caption_text(sample)))
@@ -36,6 +41,13 @@ class FilesWriter:
     def abort(self) -> None:
         """Close the metadata as it is; never raises."""
         self._metadata.abort()
+
+    def _copy(self, name: str, part: Part) -> None:
+        if part.path is None:
+            self._put(name, part.data or b"")
+            return
+        with open(part.path, "rb") as source, self._opener(f"{self._folder}/{name}") as file:
+            shutil.copyfileobj(source, file, 2**20)
 
     def _put(self, name: str, content: bytes) -> None:
         with self._opener(f"{self._folder}/{name}") as file:

@@ -1,18 +1,18 @@
 """The columns of a dataset: names, order and types, decided once for the whole job.
 
 Order as the peer has it: additional columns, boxes, caption, [hash to verify], url; key, status, error_message, sizes,
-[exif], [hash]; then ours (`config.EXTRA_COLUMNS`).
+[exif], [hash]; of other media than images what they are; then ours (`config.EXTRA_COLUMNS`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from img2dataset_dist.config import JobConfig
-from img2dataset_dist.model import Sample
+from img2dataset_dist.config import JobConfig, MediaConfig
+from img2dataset_dist.model import Part, Sample
 
 _EXTRA_TYPES = {
     "error_code": pa.string(),
@@ -34,6 +34,30 @@ _EXTRA_TYPES = {
 }
 
 
+_SPANS = pa.list_(pa.list_(pa.float64()))
+_ANY_TYPES = {"kind": pa.string(), "mime": pa.string(), "duration": pa.float64()}
+_VIDEO_TYPES = {
+    **_ANY_TYPES,
+    "fps": pa.float64(),
+    "video_codec": pa.string(),
+    "audio_codec": pa.string(),
+    "audio_rate": pa.int32(),
+    "audio_channels": pa.int32(),
+    "clips": _SPANS,
+    "cuts": _SPANS,
+    "clip_subtitles": pa.string(),
+    "video_metadata": pa.string(),
+    "yt_meta_dict": pa.string(),
+}
+MEDIA_TYPES: dict[str, dict[str, pa.DataType]] = {
+    "image": {}, "any": _ANY_TYPES, "video": _VIDEO_TYPES, "audio": _VIDEO_TYPES,
+}  # fmt: skip
+"""Columns that say what media other than images are, from `Sample.extra`."""
+
+PARTS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
+"""Column `parts` of parquet output: files of a sample that have no column of their own."""
+
+
 class Description(NamedTuple):
     """What a column holds, and when it is null."""
 
@@ -46,6 +70,7 @@ _UNSIZED = "the row failed, or `disable_all_reencoding` kept bytes that are no i
 _NOT_ASKED = "the row never came to a request (bad rows and URLs, hosts that must not be asked or are down)"
 _NO_CONNECTION = "no connection came about"
 _NO_ANSWER = "no answer came"
+_NOT_VIDEO = "the row failed, or the media have no such thing"
 _HASH = Description("Hex digest of the bytes as they came, before any re-encoding.", _FAILED)
 _MEDIA = Description("The stored image; only in parquet output.", _FAILED)
 
@@ -53,7 +78,10 @@ DESCRIPTIONS: dict[str, Description] = {
     "caption": Description("The caption, from `caption_col`.", "the list has none for this row"),
     "url": Description("The URL as the list has it.", "the list has none, or the row could not be read"),
     "key": Description("Name of the sample: unique in the dataset, and the stem of its file names.", "never"),
-    "status": Description("`success`, `failed_to_download` or `failed_to_resize`.", "never"),
+    "status": Description(
+        "`success`, `failed_to_download` or `failed_to_resize`; `failed_to_subsample` of other media than images.",
+        "never",
+    ),
     "error_message": Description("Why the row failed, for people.", "the row succeeded"),
     "width": Description("Width of the stored image in pixels.", _UNSIZED),
     "height": Description("Height of the stored image in pixels.", _UNSIZED),
@@ -70,6 +98,27 @@ DESCRIPTIONS: dict[str, Description] = {
     "png": _MEDIA,
     "webp": _MEDIA,
     "avif": _MEDIA,
+    "mp4": _MEDIA,
+    "m4a": _MEDIA,
+    "mp3": _MEDIA,
+    "media": Description("The file as it came, of `media=any`; only in parquet output.", "the row failed"),
+    "parts": Description("Files of the sample besides its media, by name; only in parquet output.", "the row failed"),
+    "kind": Description("`image`, `video`, `audio`, `text`, `page`, `archive` or `other`, by the bytes.", _FAILED),
+    "mime": Description("Media type of the bytes as they came, by the bytes.", _FAILED),
+    "duration": Description("Seconds of the stored media, or of the file as it came with `media=any`.", _NOT_VIDEO),
+    "fps": Description("Frames per second of the stored video.", _NOT_VIDEO),
+    "video_codec": Description("Codec of the stored pictures, as ffmpeg names it.", _NOT_VIDEO),
+    "audio_codec": Description("Codec of the stored sound, as ffmpeg names it.", _NOT_VIDEO),
+    "audio_rate": Description("Samples per second of the stored sound.", _NOT_VIDEO),
+    "audio_channels": Description("Channels of the stored sound.", _NOT_VIDEO),
+    "clips": Description("The sample's own part of its source: a list of one [start, end] in seconds.", "it is all"),
+    "cuts": Description("Scenes that were found, as [start, end] in seconds.", "without `cut_detection`"),
+    "clip_subtitles": Description(
+        "JSON list of what is said in the sample: `{start, end, lines: {language: [...]}}`.", "there are none"
+    ),
+    "video_metadata": Description("JSON of what ffprobe says of the media as they came.", "without `probe`"),
+    "yt_meta_dict": Description("JSON of what the site says: `{info, subtitles}`.", "without `yt_metadata_args`"),
+    "stages": Description("JSON of what `stages` found, by their names.", "without `stages`"),
     "error_code": Description("Why the row failed, for programs; a code of docs/errors.md.", "the row succeeded"),
     "http_status": Description("Status of the last response.", "no response came"),
     "final_url": Description("The URL that was asked last, after all redirects.", _NOT_ASKED),
@@ -112,6 +161,9 @@ class Layout:
         phash: whether there is a `phash` column.
         encode_format: extension of the media, and name of the binary column in parquet output.
         caption: whether samples get a KEY.txt.
+        media: what the job's rows are; see `MediaConfig`.
+        columns: extensions of media that have a column of their own in parquet output.
+        stages: whether there is a `stages` column.
     """
 
     input_schema: pa.Schema
@@ -120,18 +172,35 @@ class Layout:
     encode_format: str
     caption: bool
     phash: bool = False
+    media: str = "image"
+    columns: tuple[str, ...] = ()
+    stages: bool = False
 
     @classmethod
     def of(cls, config: JobConfig, input_schema: pa.Schema) -> Layout:
         """The layout that the options ask for."""
-        return cls(
+        media = config.media
+        again = config.input.input_format == "webdataset"
+        if "clips" in input_schema.names and not again and media.media != "image":
+            input_schema = input_schema.remove(input_schema.get_field_index("clips"))
+        layout = cls(
             input_schema=input_schema,
-            exif=config.image.extract_exif,
+            exif=config.image.extract_exif and media.media == "image",
             hash_name=config.image.compute_hash,
             encode_format=config.image.encode_format,
-            caption=config.input.caption_col is not None,
+            caption=config.input.caption_col is not None or (again and "caption" in input_schema.names),
             phash=config.image.compute_phash,
+            media=media.media,
+            columns=_columns(config),
+            stages=bool(media.stages),
         )
+        return layout._without_old() if again else layout
+
+    def _without_old(self) -> Layout:
+        """The columns of an earlier dataset that this one does not have itself are carried along; its own win."""
+        own = set(replace(self, input_schema=pa.schema([])).schema(media=True).names)
+        kept = [field for field in self.input_schema if field.name not in own]
+        return replace(self, input_schema=pa.schema(kept))
 
     def schema(self, *, media: bool = False) -> pa.Schema:
         """Arrow schema of the metadata; `media` adds the binary column, where the peer has it, before ours."""
@@ -144,10 +213,17 @@ class Layout:
             fields.append(pa.field("exif", pa.string()))
         if self.hash_name is not None and self.hash_name not in self.input_schema.names:
             fields.append(pa.field(self.hash_name, pa.string()))
+        fields += [pa.field(name, kind) for name, kind in self.media_types().items()]
         if media:
-            fields.append(pa.field(self.encode_format, pa.binary()))
+            fields += [pa.field(name, pa.binary()) for name in self.columns or (self.encode_format,)]
+            fields += [pa.field("parts", PARTS)] if self.media != "image" or self.stages else []
         fields += [pa.field(name, kind) for name, kind in _EXTRA_TYPES.items() if name != "phash" or self.phash]
         return pa.schema(fields)
+
+    def media_types(self) -> dict[str, pa.DataType]:
+        """Columns that say what the media are. A column of the list with such a name is the list's."""
+        types = MEDIA_TYPES[self.media] | ({"stages": pa.string()} if self.stages else {})
+        return {name: kind for name, kind in types.items() if name not in self.input_schema.names}
 
     def row(self, sample: Sample) -> dict[str, Any]:
         """All metadata of one sample by column, in the order of `schema()`."""
@@ -167,6 +243,12 @@ class Layout:
             row["exif"] = sample.exif
         if self.hash_name is not None:
             row[self.hash_name] = sample.hashes.get(self.hash_name) if failure is None else None
+        if self.media != "image" or self.stages:
+            names = self.media_types()
+            # what an earlier dataset knew stays true where nothing new is said
+            row |= {name: sample.extra[name] if name in sample.extra else item.columns.get(name) for name in names}
+            if "clips" in names and item.clips is not None and "clips" not in sample.extra:
+                row["clips"] = [list(clip) for clip in item.clips]
         row |= {
             "error_code": failure.code if failure else None,
             "http_status": facts.http_status,
@@ -192,7 +274,56 @@ class Layout:
         """Name of the sample's file: its key and extension."""
         return f"{sample.item.key}.{sample.extension or self.encode_format}"
 
+    def cells(self, sample: Sample) -> dict[str, Any]:
+        """The media of a sample by column, for formats that have them in memory."""
+        if sample.failure is not None:
+            return dict.fromkeys(self._media_names)
+        files = {part.extension: content_of(part) for part in sample.parts}
+        if sample.data is not None:
+            files[self.encode_format] = sample.data
+        if self.media == "any" and sample.parts:
+            files["media"] = files.pop(sample.parts[0].extension)
+        cells: dict[str, Any] = {name: files.pop(name, None) for name in self._media_names if name != "parts"}
+        if "parts" in self._media_names:
+            cells["parts"] = [{"name": name, "data": content} for name, content in files.items()]
+        return cells
+
+    @property
+    def _media_names(self) -> list[str]:
+        with_media = self.schema(media=True).names
+        without = set(self.schema().names)
+        return [name for name in with_media if name not in without]
+
     def caption_text(self, sample: Sample) -> str:
         """What goes into KEY.txt: the caption, "" for a null one."""
         caption = sample.item.columns.get("caption")
         return "" if caption is None else str(caption)
+
+
+def content_of(part: Part) -> bytes:
+    """All bytes of a part, in memory."""
+    if part.path is None:
+        return part.data or b""
+    with open(part.path, "rb") as file:
+        return file.read()
+
+
+def _columns(config: JobConfig) -> tuple[str, ...]:
+    """Extensions that have a column of their own in parquet output, in the order of storing."""
+    media = config.media
+    if media.media == "image":
+        return ()
+    if media.media == "any":
+        return ("media",)
+    return tuple(dict.fromkeys(stored_formats(media).values()))
+
+
+def stored_formats(media: MediaConfig) -> dict[str, str]:
+    """`encode_formats`, or what it stands for: "video" and "audio" to the extension of what is stored."""
+    if media.encode_formats:
+        return {kind: media.encode_formats[kind] for kind in ("video", "audio") if kind in media.encode_formats}
+    return (
+        {"audio": "m4a"}
+        if media.media == "audio"
+        else {"video": "jpg" if media.video_frames == "first_frame" else "mp4"}
+    )

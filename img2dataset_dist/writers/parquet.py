@@ -25,7 +25,7 @@ class ParquetWriter:
     def write(self, sample: Sample) -> None:
         """Take one sample."""
         row = self._layout.row(sample)
-        row[self._layout.encode_format] = sample.data if sample.failure is None else None
+        row |= self._layout.cells(sample)
         self._file.write(row)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from img2dataset_dist.model import Sample
 from img2dataset_dist.writers import Opener
 from img2dataset_dist.writers.batches import BatchedFile
-from img2dataset_dist.writers.layout import Layout
+from img2dataset_dist.writers.layout import Layout, content_of
 from img2dataset_dist.writers.metadata import MetadataWriter
 from img2dataset_dist.writers.sample_json import plain, utf8
 
@@ -53,7 +53,10 @@ class TFRecordWriter:
         """Take one sample."""
         row = self._layout.row(sample)
         if sample.failure is None:
-            features = {"key": feature(row["key"]), self._layout.encode_format: feature(sample.data)}
+            features = {"key": feature(row["key"])}
+            if sample.data is not None:
+                features[self._layout.encode_format] = feature(sample.data)
+            features |= {part.extension: feature(content_of(part)) for part in sample.parts}
             if self._layout.caption:
                 features["txt"] = feature(self._layout.caption_text(sample))
             for name, value in row.items():

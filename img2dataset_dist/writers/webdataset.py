@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 
-from img2dataset_dist.model import Sample
+from img2dataset_dist.model import Part, Sample
 from img2dataset_dist.writers import Opener
 from img2dataset_dist.writers.batches import BatchedFile
 from img2dataset_dist.writers.layout import Layout
@@ -42,12 +42,24 @@ class WebDatasetWriter:
         row = self._layout.row(sample)
         if sample.failure is None:
             key = sample.item.key
-            pieces: tuple[bytes, ...] = _member(self._layout.name_of(sample), sample.data or b"")
+            pieces: tuple[bytes, ...] = ()
+            if sample.data is not None:
+                pieces = _member(self._layout.name_of(sample), sample.data)
+            for part in sample.parts:
+                self._tar.write((*pieces, _header(f"{key}.{part.extension}", part.size)))
+                self._put(part)
+                pieces = (_PADDING[-part.size % tarfile.BLOCKSIZE],)
             pieces += _member(f"{key}.json", dump_row(row).encode())
             if self._layout.caption:
                 pieces += _member(f"{key}.txt", utf8(self._layout.caption_text(sample)))
             self._tar.write(pieces)
         self._metadata.write(row)
+
+    def _put(self, part: Part) -> None:
+        if part.path is None:
+            self._tar.write((part.data or b"",))
+        else:
+            self._tar.copy(part.path, part.size)
 
     def close(self) -> None:
         """Write the end of the archive and the metadata, and close both files, also when one fails."""

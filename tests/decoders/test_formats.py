@@ -26,7 +26,8 @@ from support.photos import photograph
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.decoders import png as png_module
 from img2dataset_dist.errors import DecodeError, NotMedia, RowError, TooManyPixels, UnsupportedFormat
-from img2dataset_dist.media import IMAGES, OTHER_IMAGES, extension_of, read_header, sniff
+from img2dataset_dist.kinds import OTHER_IMAGES, extension_of, sniff
+from img2dataset_dist.media import IMAGES, read_header
 from img2dataset_dist.model import Item, Sample
 from img2dataset_dist.transforms.image import ImageTransform
 

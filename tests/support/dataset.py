@@ -70,7 +70,10 @@ def check_whole(folder: Path) -> None:
             pq.read_table(path)
     for name, receipt in receipts(folder).items():
         assert receipt["count"] == (
-            receipt["successes"] + receipt["failed_to_download"] + receipt["failed_to_resize"]
+            receipt["successes"]
+            + receipt["failed_to_download"]
+            + receipt["failed_to_resize"]
+            + receipt["failed_to_subsample"]
         ), "rows are conserved"
         assert sum(receipt["status_dict"].values()) == receipt["count"]
         for file, size in receipt["files"].items():

@@ -12,10 +12,9 @@ from img2dataset_dist.model import Item, Shard
 from img2dataset_dist.plan import Plan, make_plan
 from img2dataset_dist.walk import sliced
 
-FORMATS = sorted(
-    [*registry.PLUGINS["reader"], *(f"{name}.gz" for name in registry.PLUGINS["reader"] if name != "parquet")]
-)
-"""Every input format: the readers of the registry, and what can be compressed as a whole."""
+_LISTS = [name for name in registry.PLUGINS["reader"] if name != "webdataset"]
+FORMATS = sorted([*_LISTS, *(f"{name}.gz" for name in _LISTS if name != "parquet")])
+"""Every format of a list: the readers of the registry but that of datasets, and what can be compressed as a whole."""
 
 
 def config_of(url_list: Path | str, rows_per_shard: int = 10, **more: Any) -> InputConfig:

@@ -14,7 +14,7 @@ from support.photos import COLOUR, photograph
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import EncodeError
-from img2dataset_dist.media import sniff
+from img2dataset_dist.kinds import sniff
 from img2dataset_dist.transforms import encode as module
 from img2dataset_dist.transforms.encode import encode
 

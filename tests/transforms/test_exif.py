@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.media import sniff
+from img2dataset_dist.kinds import sniff
 from img2dataset_dist.model import Item, Sample
 from img2dataset_dist.transforms import exif as module
 from img2dataset_dist.transforms.exif import ExtractExif

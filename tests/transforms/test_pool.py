@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from img2dataset_dist.errors import EmptyBody
 from img2dataset_dist.model import Failure, Fetched, FetchFacts, Item, Sample
-from img2dataset_dist.transforms.pool import BATCH_ROWS, TransformPool
+from img2dataset_dist.transforms.pool import Company, TransformPool
 
 PATIENCE = 20.0
 
@@ -34,7 +34,7 @@ class Work:
 
     def __call__(self, rows: Sequence[Fetched]) -> Iterator[Sample]:
         assert threading.current_thread() is self.thread
-        assert 1 <= len(rows) <= BATCH_ROWS
+        assert 1 <= len(rows) <= Company().rows
         for fetched in rows:
             self.deed(fetched)
             yield Sample(item=fetched.item, facts=fetched.facts, data=fetched.body)
@@ -126,5 +126,5 @@ def test_closing_drops_what_waits_and_closes_the_work() -> None:
     bench.pool.close()
     gate.set()
     assert bench.works[0].closed.wait(PATIENCE)
-    assert bench.outcomes.qsize() <= BATCH_ROWS
+    assert bench.outcomes.qsize() <= Company().rows
     assert bench.errors.empty()

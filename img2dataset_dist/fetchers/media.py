@@ -1,0 +1,166 @@
+"""Videos, sounds and any other media: which way a row's bytes come, decided by what its URL answers.
+
+::
+
+    rows ──▶ a site that yt-dlp knows? ──▶ sites (yt-dlp) ────────────────────────────▶ file
+               └▶ clips of an mp4? ──▶ byte ranges ──▶ curl ──▶ is it a page or a playlist? ──▶ file
+               └────────────────────────────────────▶ curl ──┘   └──▶ sites (yt-dlp)
+
+A file is an mp4 or a page by its bytes, whatever its URL or its server calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from img2dataset_dist import kinds
+from img2dataset_dist.config import FetchConfig
+from img2dataset_dist.fetchers import FetchContext
+from img2dataset_dist.fetchers.budget import Budget
+from img2dataset_dist.fetchers.curl import CurlFetcher
+from img2dataset_dist.fetchers.profiles import HostProfile
+from img2dataset_dist.model import Fetched, Item
+
+if TYPE_CHECKING:
+    from img2dataset_dist.fetchers.clip_ranges import RangePlanner
+    from img2dataset_dist.fetchers.ytdlp import SiteFetcher
+
+LEADS_ON = frozenset({"html", "m3u8", "mpd"})
+"""Kinds that are no media themselves, but may say where some are."""
+
+MOST_AT_SITES = 1000
+"""Rows that may wait for sites before no more are read from the list."""
+
+_END = object()
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A row that is fetched in parts; `held` are their bytes of the budget."""
+
+    item: Item
+    held: int = 0
+
+
+class MediaFetcher:
+    """See `Fetcher`. Every body is a file."""
+
+    def __init__(self, config: FetchConfig, context: FetchContext) -> None:
+        assert context.job is not None
+        assert context.spool is not None
+        media = context.job.media
+        self._spool = context.spool
+        self._budget = context.budget or Budget(size=2**62, rows=2**62)
+        self._curl = CurlFetcher(config, context)
+        self._ranges: RangePlanner | None = None
+        self._sites: SiteFetcher | None = None
+        if media.media in ("video", "audio"):
+            from img2dataset_dist.fetchers.clip_ranges import RangePlanner  # noqa: PLC0415 (only they need it)
+            from img2dataset_dist.fetchers.ytdlp import SiteFetcher  # noqa: PLC0415
+
+            self._ranges = RangePlanner(context.job, spool=context.spool)
+            self._sites = SiteFetcher(
+                context.job, spool=context.spool, table=context.table, wake=self._curl.wake, notify=context.notify
+            )
+        self._requests: deque[Item] = deque()
+        self._parts: dict[tuple[int, int], _Parts] = {}
+        self._from_sites: set[tuple[int, int]] = set()
+
+    def fetch(self, items: Iterator[Item | None]) -> Iterator[Fetched]:
+        """See `Fetcher.fetch`."""
+        for fetched in self._curl.fetch(self._feed(items)):
+            done = self._came(fetched)
+            if done is not None:
+                yield done
+
+    def stop(self) -> None:
+        """See `Fetcher.stop`."""
+        self._curl.stop()
+
+    def close(self) -> None:
+        """See `Fetcher.close`."""
+        if self._sites is not None:
+            self._sites.close()
+        self._curl.close()
+
+    @property
+    def alive(self) -> float:
+        """See `Fetcher.alive`."""
+        return self._curl.alive
+
+    def profiles(self) -> list[HostProfile]:
+        """See `Fetcher.profiles`."""
+        return self._curl.profiles()
+
+    def _feed(self, items: Iterator[Item | None]) -> Iterator[Item | None]:
+        """What curl is to fetch: rows, and requests for more of rows that are under way."""
+        more = True
+        while True:
+            self._collect()
+            if self._requests:
+                yield self._requests.popleft()
+                continue
+            busy = self._sites.busy if self._sites is not None else 0
+            if not more and not busy and not self._parts:
+                return
+            item = next(items, _END) if more and busy < MOST_AT_SITES else None
+            if item is _END:
+                more = False
+            elif item is None:
+                yield None
+            else:
+                assert isinstance(item, Item)
+                yield from self._route(item)
+
+    def _route(self, item: Item) -> Iterator[Item]:
+        """Send a row on its way."""
+        if item.failure is None and item.url and self._sites is not None and self._sites.claims(item.url):
+            self._sites.submit(item)
+        elif self._ranges is not None and self._ranges.wants(item):
+            self._parts[item.shard_id, item.index] = _Parts(item)
+            self._requests.extend(self._ranges.begin(item))
+        else:
+            yield item
+
+    def _collect(self) -> None:
+        """Rows that came from sites."""
+        for fetched in self._sites.collect() if self._sites is not None else ():
+            if fetched.file is not None:
+                self._budget.take(fetched.file.size, force=True)
+            self._from_sites.add((fetched.item.shard_id, fetched.item.index))
+            self._curl.put(fetched)
+
+    def _came(self, fetched: Fetched) -> Fetched | None:
+        """A request is over: the row's outcome, or None while there is more to do."""
+        row = fetched.item.shard_id, fetched.item.index
+        if row in self._from_sites:
+            self._from_sites.remove(row)
+            return fetched
+        parts = self._parts.get(row)
+        if parts is not None and self._ranges is not None:
+            if fetched.file is not None:
+                parts.held += fetched.file.size
+            step = self._ranges.came(fetched)
+            self._requests.extend(step.requests)
+            if step.done is None:
+                return None
+            del self._parts[row]
+            fetched = replace(step.done, item=parts.item)
+            self._budget.give(parts.held - (fetched.file.size if fetched.file is not None else 0))
+        file = fetched.file
+        if file is None or self._sites is None or kind_of(file.path) not in LEADS_ON:
+            return fetched
+        self._budget.give(file.size)
+        self._spool.remove(os.path.dirname(file.path))
+        self._sites.submit(fetched.item)
+        return None
+
+
+def kind_of(path: str) -> str:
+    """What a file is, by its first bytes; see `kinds.sniff`."""
+    with open(path, "rb") as file:
+        return kinds.sniff(file.read(kinds.HEAD_BYTES))

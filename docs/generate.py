@@ -18,12 +18,13 @@ import pyarrow as pa
 from img2dataset_dist import cli
 from img2dataset_dist.config import EXTRA_COLUMNS, HASHES, JobConfig, Option, options
 from img2dataset_dist.errors import DOWNLOAD, ROW_ERRORS, HttpStatus, RowError
+from img2dataset_dist.media_options import DEFAULTS as MEDIA_DEFAULTS
 from img2dataset_dist.model import Receipt, Stats
 from img2dataset_dist.stats import receipt_to_json
 from img2dataset_dist.writers.layout import DESCRIPTIONS, Layout
 
 DOCS = Path(__file__).resolve().parent
-MEDIA = ("jpg", "png", "webp")
+MEDIA = ("jpg", "png", "webp", "mp4", "m4a", "mp3")
 BEGIN, END = "<!-- options: made by docs/generate.py -->", "<!-- end of options -->"
 NOTICE = "<!-- Made by docs/generate.py from the code. Change the code, then run: python docs/generate.py -->"
 
@@ -33,7 +34,8 @@ WORDS = {int: "whole number", float: "number", str: "text", bool: "True or False
 FORMATS = {
     "files": "`KEY.jpg`, `KEY.json` and `KEY.txt` in a folder `NNNNN`, and `NNNNN.parquet`",
     "webdataset": "the same files in `NNNNN.tar`, and `NNNNN.parquet`",
-    "parquet": "`NNNNN.parquet` alone; the images are in a binary column named after `encode_format`",
+    "parquet": "`NNNNN.parquet` alone; the images are in a binary column named after `encode_format`, other media in "
+    "columns named after their extensions, or `media`",
     "tfrecord": "`NNNNN.tfrecord` with one `tf.train.Example` per image, and `NNNNN.parquet`",
     "dummy": "nothing but the stats file",
 }
@@ -43,15 +45,17 @@ STATS = {
     "count": "Rows of the shard.",
     "successes": "Rows with status `success`.",
     "failed_to_download": "Rows with that status.",
-    "failed_to_resize": "Rows with that status. The three add up to `count`.",
+    "failed_to_resize": "Rows with that status.",
     "duration": "`end_time - start_time`, in seconds.",
     "start_time": "When work on the shard began, in seconds since 1970.",
     "end_time": "When its last row was written, in seconds since 1970.",
     "status_dict": "Error message to rows; `success` for the successes. Adds up to `count`. At most 1000 messages are "
     "told apart; further ones are counted as `(other messages)`.",
     "error_codes": "Error code to rows, failures only.",
+    "failed_to_subsample": "Rows with that status, of other media than images. The four add up to `count`.",
+    "samples": "Samples that were stored; more than `successes` where a row has several clips.",
     "bytes_downloaded": "Sum of the column `bytes`.",
-    "bytes_stored": "Bytes of the stored images.",
+    "bytes_stored": "Bytes of the stored media.",
     "shard_id": "Number of the shard.",
     "attempt": "Which attempt made it: shard name, host name, process id, a random number.",
     "fingerprint": "Fingerprint of the plan that it belongs to.",
@@ -89,6 +93,12 @@ ADVICE = {
     "ignored_host": "Nothing; you asked for it.",
     "host_down": "Set `--retries`, or try again another day. [When it happens](politeness.md#hosts-that-are-down).",
     "not_found": "Correct the list.",
+    "extractor_error": "Look at `error_message`; a newer yt-dlp may know the site better.",
+    "site_unsupported": "Nothing; there is no video on that page, or one that is live or protected.",
+    "site_private": "[Cookies](video.md) of an account that may see it, in `--yt_args`.",
+    "site_removed": "Nothing; it is gone.",
+    "site_geo": "Nothing, or a proxy in `--yt_args`.",
+    "site_blocked": "Ask the site more slowly: fewer `--site_processes`, a longer `--site_pause`; set `--retries`.",
     "hash_mismatch": "The picture is not the one of the list any more.",
     "media_error": "Look at `error_message`.",
     "timeout_transform": "Raise `--transform_timeout` for huge pictures; else the file was made to do that.",
@@ -100,6 +110,12 @@ ADVICE = {
     "too_many_frames": "Raise `--max_decode_frames` if you trust the source.",
     "encode_error": "Another `--encode_format` or a smaller `--image_size`.",
     "bad_bbox": "Correct the list: boxes are parts of the picture, from 0 to 1, not pixels.",
+    "ffmpeg_error": "Look at `error_message`; the file is broken, or of a codec that cannot be stored like that.",
+    "no_stream": "Nothing; or ask for what there is with `--encode_formats`.",
+    "bad_clip": "Correct the list: `[[start, end], ...]` in seconds or as HH:MM:SS.f, within the video.",
+    "bad_subtitles": "Correct the list: WebVTT or SubRip text.",
+    "disk_full": "A larger disk as `--tmp_dir`, a smaller `--max_spool_bytes`, or fewer processes.",
+    "no_clip": "Your `--min_clip_seconds`, or an empty list of clips.",
     "rejected": "A filter of yours.",
     "image_too_small": "Your `--min_image_size`.",
     "image_area_too_large": "Your `--max_image_area`.",
@@ -150,6 +166,8 @@ def kind_of(annotation: Any) -> str:
         return f"list of {len(args)}: " + "; ".join(kind_of(part) for part in args)
     if hasattr(annotation, "__metadata__"):
         return " ".join([kind_of(annotation.__origin__), *limits(annotation.__metadata__)])
+    if origin is dict:
+        return "mapping"
     return WORDS[annotation]
 
 
@@ -188,6 +206,13 @@ def option_sections() -> Iterator[str]:
         yield from table(("option", "type", "default", "meaning"), rows)
 
 
+def default_rows() -> Iterator[tuple[str, ...]]:
+    """Options whose default is another one for other media than images."""
+    for name in dict.fromkeys(name for defaults in MEDIA_DEFAULTS.values() for name in defaults):
+        default = options()[name].field.default
+        yield f"`{name}`", *(f"{defaults.get(name, default):,.0f}" for defaults in MEDIA_DEFAULTS.values())
+
+
 def column_rows() -> Iterator[tuple[str, str, str, str]]:
     """Every column of the fullest layout, and the alternatives of those that have some."""
     layout = Layout(
@@ -197,6 +222,9 @@ def column_rows() -> Iterator[tuple[str, str, str, str]]:
         encode_format=MEDIA[0],
         caption=True,
         phash=True,
+        media="video",
+        columns=(MEDIA[0],),
+        stages=True,
     )
     alternatives = {HASHES[0]: HASHES, MEDIA[0]: MEDIA}
     yield "*additional columns*", "as in the list", "Columns named by `save_additional_columns`.", "the list has none"
@@ -232,6 +260,11 @@ def reference() -> str:
         ),
         "",
         *option_sections(),
+        "### Defaults that differ by media",
+        "",
+        "Of options that were not given.",
+        "",
+        *table(("option", *(f"`{media}`" for media in MEDIA_DEFAULTS)), default_rows()),
         "## Output formats",
         "",
         (
@@ -244,7 +277,12 @@ def reference() -> str:
         "## Columns",
         "",
         (
-            "Of `NNNNN.parquet`, in this order; `KEY.json` and the features of a tfrecord have the same names. `exif` "
+            "Of `NNNNN.parquet`, in this order; those from `kind` to `stages` are there only with other `media` than "
+            "`image` (`fps` to `yt_meta_dict` only with `video` and `audio`), and `stages` with `stages`."
+        ),
+        "",
+        (
+            " `KEY.json` and the features of a tfrecord have the same names. `exif` "
             "is there only with `extract_exif`, the hash only with `compute_hash`. With `verify_hash` the hash stands "
             "before `url`. In `KEY.json`, dates are ISO 8601 text, bytes are base64, NaN and infinity are null."
         ),
@@ -299,7 +337,9 @@ def errors() -> str:
         "## No usable bytes came",
         "",
         *table(header, download),
-        "## Bytes came, but no image was made of them",
+        "## Bytes came, but no image or other media were made of them",
+        "",
+        "Of other media than images the status is `failed_to_subsample` in all of these.",
         "",
         *table(header, media),
         "## How often each occurred",

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from img2dataset_dist import about
@@ -29,7 +30,9 @@ from img2dataset_dist.errors import (
 from img2dataset_dist.model import Stats
 
 if TYPE_CHECKING:
+    from img2dataset_dist.any2dataset_api import any2dataset
     from img2dataset_dist.api import download
+    from img2dataset_dist.video2dataset_api import video2dataset
 
 __version__ = about.VERSION
 
@@ -44,14 +47,17 @@ __all__ = [
     "ShardsFailed",
     "Stats",
     "__version__",
+    "any2dataset",
     "download",
+    "video2dataset",
 ]
+
+_ENTRIES = {"any2dataset": "any2dataset_api", "download": "api", "video2dataset": "video2dataset_api"}
+"""Functions, and the modules that have them."""
 
 
 def __getattr__(name: str) -> Any:
-    """`download` is imported when it is used: the processes that decode need little of what it needs."""
-    if name == "download":
-        from img2dataset_dist.api import download  # noqa: PLC0415
-
-        return download
+    """The entries are imported when they are used: the processes that decode need little of what they need."""
+    if name in _ENTRIES:
+        return getattr(importlib.import_module(f"img2dataset_dist.{_ENTRIES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

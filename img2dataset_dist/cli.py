@@ -26,6 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from img2dataset_dist import any2dataset_api, video2dataset_config
 from img2dataset_dist.about import VERSION
 from img2dataset_dist.config import JobConfig, Option, nearest, options
 from img2dataset_dist.errors import ConfigError, Img2datasetError, MissingExtra
@@ -88,6 +89,24 @@ def run_preview(flags: dict[str, Any]) -> None:
     print(f"{flags['image']}: {shown} pictures of {flags['dataset']}")
 
 
+def run_video2dataset(flags: dict[str, Any]) -> None:
+    """Make a dataset with the arguments of video2dataset."""
+    from img2dataset_dist.video2dataset_api import from_text, video2dataset  # noqa: PLC0415 (only this command does)
+
+    if "url_list" not in flags:
+        raise ConfigError("url_list is missing: img2dataset-dist video2dataset --url_list=videos.csv --url_col=url")
+    video2dataset(**from_text(flags))
+
+
+def run_any2dataset(flags: dict[str, Any]) -> None:
+    """Keep any files, with the arguments of any2dataset."""
+    from img2dataset_dist.any2dataset_api import any2dataset, from_text  # noqa: PLC0415 (only this command does)
+
+    if "url_list" not in flags:
+        raise ConfigError("url_list is missing: img2dataset-dist any2dataset --url_list=urls.txt")
+    any2dataset(**from_text(flags))
+
+
 COMMANDS = {
     "download": Command(
         help="Fetch a list into a dataset (the default: the name may be left out).",
@@ -100,6 +119,18 @@ COMMANDS = {
         "flags of download.",
         run=run_plan,
         flags={"top": "How many hosts to list. [20]", "as_json": "Print JSON. [False]"},
+        positional=("url_list",),
+    ),
+    "video2dataset": Command(
+        help="Videos and sounds, with the arguments of video2dataset (docs/migrating.md).",
+        run=run_video2dataset,
+        flags=video2dataset_config.FLAGS,
+        positional=("url_list",),
+    ),
+    "any2dataset": Command(
+        help="Any files as they came, with the arguments of any2dataset (docs/migrating.md).",
+        run=run_any2dataset,
+        flags=any2dataset_api.FLAGS,
         positional=("url_list",),
     ),
     "preview": Command(
@@ -186,9 +217,9 @@ def _flags(command: Command, argv: list[str]) -> dict[str, Any]:
         if name in given:
             raise ConfigError(f"unexpected argument '{value}': there is --{name}={given[name]} already")
     given = named | given
-    known: dict[str, Any] = {**command.flags, **(options() if command.job_options else {})}
+    known: dict[str, Any] = {**(options() if command.job_options else {}), **command.flags}
     values: dict[str, Any] = {}
-    if command.job_options and "config" in given:
+    if command.job_options and "config" in given and "config" not in command.flags:
         values |= read_config_file(given.pop("config"))
     for name, text in given.items():
         if name not in known:
@@ -197,6 +228,9 @@ def _flags(command: Command, argv: list[str]) -> dict[str, Any]:
         values[name] = parse_value(text, option) if isinstance(option, Option) else text
     return values
 
+
+_SWITCHES = {"compute_md5", "detect_cuts", "strict_resize"}
+"""Flags of other tools that are on or off."""
 
 _YES_NO = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
 
@@ -219,7 +253,7 @@ def _split_flags(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _switched(argv: list[str]) -> list[str]:
     """Flags that are on or off, without a value: Fire would take the next argument for it, whatever that is."""
-    switches = {name for name, option in options().items() if option.field.annotation is bool}
+    switches = {name for name, option in options().items() if option.field.annotation is bool} | _SWITCHES
     following = [*argv[1:], ""]
     return [
         f"{arg}=True"
@@ -321,7 +355,8 @@ def help_text(command: str | None) -> str:
     if entry.flags:
         lines += ["", f"flags of {command}:", *(f"  --{name:<28} {text}" for name, text in entry.flags.items())]
     if entry.job_options:
-        lines += ["", "  --config=FILE                  YAML or JSON file that holds flags by name; flags override it."]
+        if "config" not in entry.flags:
+            lines += ["", f"  --{'config=FILE':<28} YAML or JSON file that holds flags by name; flags override it."]
         group = ""
         for name, option in options().items():
             if option.group != group:

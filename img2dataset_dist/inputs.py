@@ -98,10 +98,10 @@ def _find(fs: Any, path: str, config: InputConfig) -> dict[str, Any]:
         here = None
     if here is not None and here["type"] == "file":
         return {path: here}
+    if here is None and braces.has_braces(path):
+        return _expanded(fs, path)
     if here is None or here["type"] != "directory":
         matches = fs.glob(path, detail=True) if any(c in path for c in "*?[") else {}
-        if here is None and not matches and braces.has_braces(path):
-            matches = {name: fs.info(name) for name in braces.expand(path)}
         return {name: info for name, info in matches.items() if _is_file(fs, info)}
     suffix = ".tar" if config.input_format == "webdataset" else f".{config.input_format}"
     inside = {info["name"]: info for info in fs.ls(path, detail=True) if info["name"].endswith(suffix)}
@@ -111,6 +111,17 @@ def _find(fs: Any, path: str, config: InputConfig) -> dict[str, Any]:
             f"url_list: no file matches {path.rstrip('/')}/*{suffix}; is input_format={config.input_format!r} right?"
         )
     return found
+
+
+def _expanded(fs: Any, path: str) -> dict[str, Any]:
+    """The files that `{00000..00004}.tar` names; every one must be there. One listing for each folder."""
+    wanted = braces.expand(path)
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in wanted)
+    there = {info["name"]: info for folder in folders for info in fs.ls(folder, detail=True)}
+    for name in wanted:
+        if name not in there:
+            raise ConfigError(f"url_list: there is no file {name}")
+    return {name: there[name] for name in wanted if _is_file(fs, there[name])}
 
 
 def _is_file(fs: Any, info: Mapping[str, Any]) -> bool:

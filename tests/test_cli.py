@@ -271,7 +271,7 @@ def test_wrong_flags(refused: Callable[..., str], argv: list[str], message: str)
         (["download"], "url_list is missing"),
         (["downlod", "urls.txt"], "unknown command 'downlod'; did you mean 'download'?"),
         (["plans"], "unknown command 'plans'; did you mean 'plan'?"),
-        (["lists"], "unknown command 'lists' (commands: download, plan, preview)"),
+        (["lists"], "unknown command 'lists' (commands: download, plan, video2dataset, any2dataset, preview)"),
         (["plan", "fine.csv", "--top=many"], "top='many' is not a whole number"),
         (["plan"], "url_list is missing"),
         (["plan", "nothing.txt"], "url_list: there is no file or folder nothing.txt"),

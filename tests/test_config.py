@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from img2dataset_dist import download
+from img2dataset_dist import config, download
 from img2dataset_dist.config import EXTRA_COLUMNS, JobConfig, nearest, options
 from img2dataset_dist.errors import ConfigError
 
@@ -60,7 +60,7 @@ CHOICES = {
     "upscale_interpolation": ["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"],
     "downscale_interpolation": ["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"],
     "encode_format": ["jpg", "png", "webp", "avif"],
-    "input_format": ["txt", "csv", "tsv", "json", "jsonl", "txt.gz", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz", "parquet"],
+    "input_format": ["txt", "csv", "tsv", "json", "jsonl", "txt.gz", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz", "parquet", "webdataset"],
     "compute_hash": ["md5", "sha256", "sha512", None],
     "incremental_mode": ["incremental", "overwrite", "extend"],
 }  # fmt: skip
@@ -100,7 +100,8 @@ def test_arguments_of_download_are_the_options() -> None:
         elif name == "disallowed_header_directives":
             assert argument.default is None, "stands for the default"
         else:
-            assert (argument.default, type(argument.default)) == (field.default, type(field.default)), name
+            assert argument.default == field.default, name
+            assert isinstance(argument.default, (type(field.default), config.LeftFloat)), name
 
 
 def test_every_option_is_described() -> None:

@@ -34,7 +34,9 @@ def test_public_names() -> None:
         "ShardsFailed",
         "Stats",
         "__version__",
+        "any2dataset",
         "download",
+        "video2dataset",
     ]
     assert all(hasattr(img2dataset_dist, name) for name in img2dataset_dist.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+", img2dataset_dist.__version__)

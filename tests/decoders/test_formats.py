@@ -550,7 +550,7 @@ def test_images_that_nobody_here_reads(body, kind):
         (b"PK\3\4", "zip"),
         (b"%PDF-1.7", "pdf"),
         (b"\0\0\2\0\0\0\0\0\0\0\0\0", "unknown"),  # a Targa file; a cursor has at least one picture
-        (b"\0\0\1\xba", "unknown"),
+        (b"\0\0\1\xba", "mpg"),
     ],
 )
 def test_what_is_no_image(body, kind):

@@ -73,7 +73,7 @@ def check_whole(folder: Path) -> None:
             receipt["successes"]
             + receipt["failed_to_download"]
             + receipt["failed_to_resize"]
-            + receipt["failed_to_subsample"]
+            + receipt.get("failed_to_subsample", 0)
         ), "rows are conserved"
         assert sum(receipt["status_dict"].values()) == receipt["count"]
         for file, size in receipt["files"].items():

@@ -112,6 +112,7 @@ def download(  # noqa: PLR0917 (positions are the peer's)
     stage_batch: int = 32,
     stages: Sequence[str] = (),
     subsampling: str | Mapping[str, Any] | None = None,
+    subtitles_are_clips: bool = False,
     tmp_dir: str | None = None,
     transform_processes: int | None = None,
     transform_timeout: float = LeftFloat(60),

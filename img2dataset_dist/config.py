@@ -121,6 +121,7 @@ def _check_across(config: JobConfig) -> None:
     if config.input.input_format.startswith("txt"):
         wanted = {
             "caption_col": config.input.caption_col,
+            "clip_col": config.input.clip_col,
             "bbox_col": config.input.bbox_col,
             "save_additional_columns": config.input.save_additional_columns,
             "verify_hash": verify,
@@ -148,6 +149,8 @@ def _check_media(config: JobConfig) -> None:
         for name in ("bbox_col", "compute_phash"):
             if getattr(config.input, name, None) or getattr(config.image, name, False):
                 raise ConfigError(f"{name} is for images, but media={media!r}; drop one of them")
+    if config.media.subtitles_are_clips and (config.input.clip_col is not None or config.media.cuts_are_clips):
+        raise ConfigError("subtitles_are_clips makes clips itself; drop clip_col and cuts_are_clips")
     if config.media.captions_are_subtitles and config.input.caption_col is None and not again:
         raise ConfigError("captions_are_subtitles needs caption_col, the column that holds them")
 

@@ -79,6 +79,9 @@ class MediaConfig(Group):
     captions_are_subtitles: bool = Field(
         False, description="`caption_col` holds subtitles (VTT or SRT): cut to each clip as `clip_subtitles`."
     )
+    subtitles_are_clips: bool = Field(
+        False, description="Store each line of the subtitles as a sample of its own, with that line as its caption."
+    )
     download_size: Annotated[int, Field(ge=1, le=65536)] = Field(
         360, description="Of the heights that a site offers, the smallest that is no less."
     )

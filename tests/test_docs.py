@@ -25,7 +25,7 @@ from img2dataset_dist.fetchers import wire as wires
 from img2dataset_dist.fetchers.host_table import HostRule, load_host_table
 from img2dataset_dist.fetchers.x_robots import is_disallowed
 from img2dataset_dist.urls import MAX_URL_LENGTH
-from img2dataset_dist.writers.layout import DESCRIPTIONS, Layout
+from img2dataset_dist.writers.layout import DESCRIPTIONS, MEDIA_TYPES, Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,6 +109,7 @@ def test_every_column_is_described() -> None:
 def test_no_description_without_a_column() -> None:
     columns = {"caption", "url", "key", "status", "error_message", "width", "height", "original_width"}
     columns |= {"original_height", "exif", *HASHES, "jpg", "png", "webp", "avif", *EXTRA_COLUMNS}
+    columns |= {"mp4", "m4a", "mp3", "media", "parts", "stages", *MEDIA_TYPES["video"]}
     assert set(DESCRIPTIONS) == columns
 
 

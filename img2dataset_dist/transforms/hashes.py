@@ -61,7 +61,7 @@ class ComputeHash:
         original = sample.hashes.get(self._name)
         if original is None and file.present is None:
             original = _digest(self._name, file.path)
-        known = {self._name: original} if original is not None else {}
+        known: dict[str, str] = {self._name: original} if original is not None else {}
         done = replace(sample, hashes={**sample.hashes, **known}, stored_hash=self._of_part(sample, file, original))
         pieces = tuple(
             replace(piece, hashes=done.hashes, stored_hash=self._of_part(piece, file, original))

@@ -188,7 +188,9 @@ class Layout:
             exif=config.image.extract_exif and media.media == "image",
             hash_name=config.image.compute_hash,
             encode_format=config.image.encode_format,
-            caption=config.input.caption_col is not None or (again and "caption" in input_schema.names),
+            caption=config.input.caption_col is not None
+            or media.subtitles_are_clips
+            or (again and "caption" in input_schema.names),
             phash=config.image.compute_phash,
             media=media.media,
             columns=_columns(config),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from img2dataset_dist import kinds
@@ -38,14 +38,6 @@ MOST_AT_SITES = 1000
 _END = object()
 
 
-@dataclass(slots=True)
-class _Parts:
-    """A row that is fetched in parts; `held` are their bytes of the budget."""
-
-    item: Item
-    held: int = 0
-
-
 class MediaFetcher:
     """See `Fetcher`. Every body is a file."""
 
@@ -67,7 +59,7 @@ class MediaFetcher:
                 context.job, spool=context.spool, table=context.table, wake=self._curl.wake, notify=context.notify
             )
         self._requests: deque[Item] = deque()
-        self._parts: dict[tuple[int, int], _Parts] = {}
+        self._in_parts: dict[tuple[int, int], Item] = {}
         self._from_sites: set[tuple[int, int]] = set()
 
     def fetch(self, items: Iterator[Item | None]) -> Iterator[Fetched]:
@@ -105,7 +97,7 @@ class MediaFetcher:
                 yield self._requests.popleft()
                 continue
             busy = self._sites.busy if self._sites is not None else 0
-            if not more and not busy and not self._parts:
+            if not more and not busy and not self._in_parts:
                 return
             item = next(items, _END) if more and busy < MOST_AT_SITES else None
             if item is _END:
@@ -121,7 +113,7 @@ class MediaFetcher:
         if item.failure is None and item.url and self._sites is not None and self._sites.claims(item.url):
             self._sites.submit(item)
         elif self._ranges is not None and self._ranges.wants(item):
-            self._parts[item.shard_id, item.index] = _Parts(item)
+            self._in_parts[item.shard_id, item.index] = item
             self._requests.extend(self._ranges.begin(item))
         else:
             yield item
@@ -140,17 +132,16 @@ class MediaFetcher:
         if row in self._from_sites:
             self._from_sites.remove(row)
             return fetched
-        parts = self._parts.get(row)
-        if parts is not None and self._ranges is not None:
-            if fetched.file is not None:
-                parts.held += fetched.file.size
+        if row in self._in_parts and self._ranges is not None:
+            if fetched.file is not None:  # parts are not counted, or rows might wait for each other's room for ever
+                self._budget.give(fetched.file.size)
             step = self._ranges.came(fetched)
             self._requests.extend(step.requests)
             if step.done is None:
                 return None
-            del self._parts[row]
-            fetched = replace(step.done, item=parts.item)
-            self._budget.give(parts.held - (fetched.file.size if fetched.file is not None else 0))
+            fetched = replace(step.done, item=self._in_parts.pop(row))
+            if fetched.file is not None:
+                self._budget.take(fetched.file.size, force=True)
         file = fetched.file
         if file is None or self._sites is None or kind_of(file.path) not in LEADS_ON:
             return fetched

@@ -56,7 +56,12 @@ class MediaFetcher:
 
             self._ranges = RangePlanner(context.job, spool=context.spool)
             self._sites = SiteFetcher(
-                context.job, spool=context.spool, table=context.table, wake=self._curl.wake, notify=context.notify
+                context.job,
+                spool=context.spool,
+                table=context.table,
+                wake=self._curl.wake,
+                notify=context.notify,
+                workers=context.workers * max(1, context.neighbours),
             )
         self._requests: deque[Item] = deque()
         self._in_parts: dict[tuple[int, int], Item] = {}

@@ -158,6 +158,8 @@ class ConsoleReport:
         if failed:
             table.add_row("shards failed", f"{len(failed):,}", "", style="red")
         table.add_row("downloaded", f"{stats.bytes_downloaded / 1e6:,.1f} MB", "")
+        if stats.samples != stats.successes:
+            table.add_row("samples", f"{stats.samples:,}", "")
         table.add_row("stored", f"{stats.bytes_stored / 1e6:,.1f} MB", "")
         table.add_row("time", duration(seconds), f"{stats.count / seconds:,.0f} rows/s")
         return table

@@ -67,5 +67,6 @@ def _metrics(prefix: str, stats: Stats) -> dict[str, float]:
         f"{prefix}/success": stats.successes / stats.count,
         f"{prefix}/failed_to_download": stats.failed_to_download / stats.count,
         f"{prefix}/failed_to_resize": stats.failed_to_resize / stats.count,
+        f"{prefix}/failed_to_subsample": stats.failed_to_subsample / stats.count,
         f"{prefix}/count": stats.count,
     }

@@ -81,17 +81,29 @@ def frames(container: InputContainer) -> Iterator[Frame]:
 
 def at_rate(pictures: Iterator[Frame], fps: float | None) -> Iterator[Frame]:
     """So many pictures per second of those: the first at or after each tick, each once. None: all."""
-    tick = 0
-    for frame in pictures:
-        if fps is None:
-            yield frame
-        elif frame.time >= tick / fps - _SLACK:
-            yield frame
-            tick = max(tick + 1, int(frame.time * fps + _SLACK) + 1)
+    ticks = _Ticks(fps)
+    return (frame for frame in pictures if ticks.takes(frame.time))
 
 
-_SLACK = 1e-4
-"""Seconds, or parts of a tick, by which times of a container's coarse clock may be early."""
+class _Ticks:
+    """Which of the pictures that are shown at ascending times, in seconds, are at a tick of a slower clock."""
+
+    def __init__(self, fps: float | None) -> None:
+        self._fps = fps
+        self._next = 0
+
+    def takes(self, time: float) -> bool:
+        if self._fps is None:
+            return True
+        tick = int((time + _SLACK) * self._fps)
+        if time + _SLACK < self._next / self._fps:
+            return False
+        self._next = max(self._next, tick) + 1
+        return True
+
+
+_SLACK = 1e-3
+"""Seconds by which times may be early: those of Matroska are in whole milliseconds."""
 
 
 def grey(frame: Frame) -> Pixels:
@@ -122,7 +134,7 @@ def video(media: bytes | str, *, count: int | None = None, fps: float | None = N
         NoStream: it has no pictures.
     """
     with opened(media) as container:
-        wanted = None if count is None else _evenly(_times(container, fps), count)
+        wanted = None if count is None else _evenly(_count(container, fps), count)
     found: list[Frame] = []
     with opened(media) as container:
         for number, frame in enumerate(at_rate(frames(container), fps)):
@@ -138,21 +150,15 @@ def video(media: bytes | str, *, count: int | None = None, fps: float | None = N
     return np.stack([rgb(frame) for frame in found]), [frame.time for frame in found]
 
 
-def _times(container: InputContainer, fps: float | None) -> int:
+def _count(container: InputContainer, fps: float | None) -> int:
     """How many pictures there will be; nothing is decoded."""
     stream = main_video(container)
     if stream is None:
         raise NoStream("no video")
     base, start = float(stream.time_base or 1), start_of(container)
     times = sorted(packet.pts * base - start for packet in container.demux(stream) if packet.pts is not None)
-    if fps is None:
-        return len(times)
-    count = tick = 0
-    for time in times:
-        if time >= tick / fps - _SLACK:
-            count += 1
-            tick = max(tick + 1, int(time * fps + _SLACK) + 1)
-    return count
+    ticks = _Ticks(fps)
+    return sum(map(ticks.takes, times))
 
 
 def _evenly(there: int, count: int) -> list[int]:

@@ -183,12 +183,16 @@ class MediaFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """The outcome of one fetch: exactly one of `body`, `file` and `failure` is set."""
+    """The outcome of one fetch: exactly one of `body`, `file` and `failure` is set.
+
+    `beside` are other parts of the sample in an earlier dataset, which go on as they are.
+    """
 
     item: Item
     facts: FetchFacts = FetchFacts()
     body: bytes | None = None
     file: MediaFile | None = None
+    beside: tuple[Part, ...] = ()
     failure: Failure | None = None
 
 

@@ -26,6 +26,7 @@ from img2dataset_dist.config import JobConfig
 from img2dataset_dist.fetchers import FetchContext, Fetcher
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.profiles import write_piece
+from img2dataset_dist.fetchers.stored import accompanied
 from img2dataset_dist.model import Event, Fetched, Item, Notice, Progress, Receipt, Sample, Shard, ShardFailure
 from img2dataset_dist.readers import Reader
 from img2dataset_dist.shard import OpenShard, ShardJob
@@ -249,6 +250,7 @@ class Pipeline:
 
     def _finish(self, fetched: Fetched, sample: Sample) -> None:
         """Transform thread: hand a row to its writer, and its room to others."""
+        sample = accompanied(sample, fetched.beside, self._job.config.image.encode_format)
         try:
             opened = self._open.get(fetched.item.shard_id)
             if opened is None or opened.dead or self._stop.is_set():

@@ -175,5 +175,12 @@ def role_of(extension: str) -> str:
     return kind if kind in ("image", "video", "audio") else "other"
 
 
+def is_a_name(key: str | None) -> bool:
+    """Whether files may be called by this key: a dataset of somebody else's must not choose where we write."""
+    if not key or len(key) > 1024 or key.startswith("/") or "\0" in key or "\\" in key:  # noqa: PLR2004
+        return False
+    return not {"", ".", ".."} & set(key.split("/"))
+
+
 def _padded(size: int) -> int:
     return size + -size % tarfile.BLOCKSIZE

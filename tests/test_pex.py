@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from support import dataset
+from support.media_server import MediaServer
 from support.server import NastyServer
+from support.videos import gallery
 
 from img2dataset_dist import pex_entry
 from img2dataset_dist.about import VERSION
@@ -329,6 +332,28 @@ def test_a_download_by_a_script_without_a_guard(pex: Pex, url_list: Path, tmp_pa
     )
     assert pex.run(str(tmp_path / "job.py"))[0].endswith("50\n")
     check(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_videos_need_no_ffmpeg_of_the_host(pex: Pex, tmp_path: Path) -> None:
+    """Clips of a file and a page with a video, encoded again: ffmpeg, libav and yt-dlp are inside."""
+    bin_folder = str(Path(pex.environment["PATH"].split(":")[0]))
+    assert shutil.which("ffmpeg", path=bin_folder) is None
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    shutil.copy(gallery()("silent"), films / "film.mp4")
+    (films / "page.html").write_text('<html><body><video src="film.mp4"></video></body></html>')
+    with MediaServer(films) as media:
+        wanted = [[media.url("/film.mp4"), "[[0, 1], [1, 2]]"], [media.url("/page.html"), ""]]
+        (tmp_path / "list.jsonl").write_text("".join(json.dumps({"url": u, "clip": c}) + "\n" for u, c in wanted))
+        flags = ["--media=video", "--input_format=jsonl", "--clip_col=clip", "--video_size=64", "--processes_count=1"]
+        flags += ["--output_format=webdataset", "--allow_private_addresses", "--clip_precision=exact"]
+        pex.run(f"--url_list={tmp_path / 'list.jsonl'}", f"--output_folder={out}", *flags, PATH=bin_folder)
+    rows = dataset.rows(out)
+    assert {key: row["error_code"] for key, row in rows.items()} == dict.fromkeys(
+        ["00000000_00000", "00000000_00001", "00000001"]
+    )
+    assert {min(row["width"], row["height"]) for row in rows.values()} == {64}
 
 
 def facts(output: str) -> dict[str, str]:

@@ -65,6 +65,7 @@ class MediaFetcher:
             )
         self._requests: deque[Item] = deque()
         self._in_parts: dict[tuple[int, int], Item] = {}
+        self._at_curl = 0  # each of them may lead on to a site
         self._from_sites: set[tuple[int, int]] = set()
 
     def fetch(self, items: Iterator[Item | None]) -> Iterator[Fetched]:
@@ -99,10 +100,11 @@ class MediaFetcher:
         while True:
             self._collect()
             if self._requests:
+                self._at_curl += 1
                 yield self._requests.popleft()
                 continue
             busy = self._sites.busy if self._sites is not None else 0
-            if not more and not busy and not self._in_parts:
+            if not more and not (busy or self._in_parts or self._at_curl):
                 return
             item = next(items, _END) if more and busy < MOST_AT_SITES else None
             if item is _END:
@@ -121,6 +123,7 @@ class MediaFetcher:
             self._in_parts[item.shard_id, item.index] = item
             self._requests.extend(self._ranges.begin(item))
         else:
+            self._at_curl += 1
             yield item
 
     def _collect(self) -> None:
@@ -137,6 +140,7 @@ class MediaFetcher:
         if row in self._from_sites:
             self._from_sites.remove(row)
             return fetched
+        self._at_curl -= 1
         if row in self._in_parts and self._ranges is not None:
             if fetched.file is not None:  # parts are not counted, or rows might wait for each other's room for ever
                 self._budget.give(fetched.file.size)

@@ -40,7 +40,7 @@ from img2dataset_dist.readers.columns import (
 )
 from img2dataset_dist.readers.lines import reading
 from img2dataset_dist.readers.parquet import TAIL_BYTES, _footer_bytes, _plain, _readable, _storable
-from img2dataset_dist.tars import Member, Tar
+from img2dataset_dist.tars import Member, Tar, is_a_name
 
 BATCH_ROWS = 128
 """Rows of metadata in memory at once; subtitles and what a site says of a video make them large."""
@@ -178,7 +178,7 @@ class _ItemMaker:
                 problem = problem or f"column '{name}': {error}"
         url = columns.pop("url", None)
         key = self._to_text(row.get("key"))
-        if not _is_a_name(key):
+        if not is_a_name(key):
             problem = problem or f"the key {key!r:.100} cannot be a file name"
             key = key_of(self._config, self._shard.id, index)
         clips, failure = None, failure_of(row) or (Failure.of(BadRow(problem)) if problem else None)
@@ -273,13 +273,6 @@ def _beside(path: str) -> InputFile | None:
         return None
     except OSError as error:
         raise InputError(f"{stem}.parquet cannot be read: {error}") from error
-
-
-def _is_a_name(key: str | None) -> bool:
-    """Whether files may be called like that; a list of somebody else's must not choose where we write."""
-    if not key or len(key) > 1024 or key.startswith("/") or "\0" in key or "\\" in key:  # noqa: PLR2004
-        return False
-    return not {"", ".", ".."} & set(key.split("/"))
 
 
 @contextmanager

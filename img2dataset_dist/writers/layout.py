@@ -58,6 +58,10 @@ PARTS = pa.list_(pa.struct([("name", pa.string()), ("data", pa.binary())]))
 """Column `parts` of parquet output: files of a sample that have no column of their own."""
 
 
+_BESIDE = ("webdataset", "files", "tfrecord", "dummy")
+"""Output formats that have no media in their columns."""
+
+
 class Description(NamedTuple):
     """What a column holds, and when it is null."""
 
@@ -196,11 +200,11 @@ class Layout:
             columns=_columns(config),
             stages=bool(media.stages),
         )
-        return layout._without_old() if again else layout
+        return layout._without_old(media=config.output.output_format not in _BESIDE) if again else layout
 
-    def _without_old(self) -> Layout:
+    def _without_old(self, *, media: bool) -> Layout:
         """The columns of an earlier dataset that this one does not have itself are carried along; its own win."""
-        own = set(replace(self, input_schema=pa.schema([])).schema(media=True).names)
+        own = set(replace(self, input_schema=pa.schema([])).schema(media=media).names)
         kept = [field for field in self.input_schema if field.name not in own]
         return replace(self, input_schema=pa.schema(kept))
 
@@ -251,6 +255,8 @@ class Layout:
             row |= {name: sample.extra[name] if name in sample.extra else item.columns.get(name) for name in names}
             if "clips" in names and item.clips is not None and "clips" not in sample.extra:
                 row["clips"] = [list(clip) for clip in item.clips]
+            if item.stored is not None and sample.extra.get("clips") and item.columns.get("clips"):
+                row["clips"] = _in_source(sample.extra["clips"], item.columns["clips"][0][0])
         row |= {
             "error_code": failure.code if failure else None,
             "http_status": facts.http_status,
@@ -300,6 +306,11 @@ class Layout:
         """What goes into KEY.txt: the caption, "" for a null one."""
         caption = sample.item.columns.get("caption")
         return "" if caption is None else str(caption)
+
+
+def _in_source(clips: list[list[float]], begin: float) -> list[list[float]]:
+    """Parts of a clip that was made by an earlier job, from `begin` on: where they are in its source."""
+    return [[round(begin + time, 6) for time in clip] for clip in clips]
 
 
 def content_of(part: Part) -> bytes:

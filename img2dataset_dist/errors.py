@@ -269,25 +269,25 @@ class MediaError(RowError):
 class TransformTimeout(MediaError):
     code = "timeout_transform"
     status = RESIZE
-    summary = "decoding, resizing and encoding took longer than `transform_timeout`"
+    summary = "decoding, resizing and encoding took longer than `transform_timeout`, or ffmpeg than `ffmpeg_timeout`"
 
 
 class NotMedia(MediaError):
     code = "not_media"
     status = RESIZE
-    summary = "the bytes are no image: HTML, text, or an unknown type"
+    summary = "the bytes are no image, or no video and no sound: HTML, text, or an unknown type"
 
 
 class UnsupportedFormat(MediaError):
     code = "unsupported_format"
     status = RESIZE
-    summary = "an image, but of a kind that no decoder here reads (SVG, PSD and others); the message says which"
+    summary = "media of a kind that no decoder here reads (SVG, PSD and others); the message says which"
 
 
 class DecodeError(MediaError):
     code = "decode_error"
     status = RESIZE
-    summary = "the image is truncated or corrupt"
+    summary = "the image, video or sound is truncated or corrupt"
 
 
 class DecoderCrash(MediaError):

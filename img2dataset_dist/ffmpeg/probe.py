@@ -25,7 +25,7 @@ from img2dataset_dist.errors import DecodeError, MediaError
 from img2dataset_dist.ffmpeg.demuxers import DEMUXERS, input_options
 
 _STREAM = re.compile(r"^  Stream #0:(\d+)")
-_TURN = re.compile(r"^      display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
+_TURN = re.compile(r"^ {6,8}display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
 _COVERS = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 """Pictures that belong to a sound, or to the menu of a player."""
 _MICROSECONDS = 1_000_000
@@ -303,7 +303,7 @@ def _video(stream: av.VideoStream, turned: float | None) -> dict[str, Any]:
         sample_aspect_ratio=_ratio(stream.sample_aspect_ratio, ":"),
         display_aspect_ratio=_ratio(stream.display_aspect_ratio, ":"),
         pix_fmt=context.pix_fmt,
-        level=context.level if context.codec.canonical_name in _LEVELS else None,
+        level=getattr(context, "level", None) if context.codec.canonical_name in _LEVELS else None,
         r_frame_rate=_ratio(stream.base_rate, "/"),
         avg_frame_rate=_ratio(stream.average_rate, "/"),
         side_data_list=None if turned is None else [{"side_data_type": "Display Matrix", "rotation": round(turned)}],

@@ -108,7 +108,7 @@ class VideoTransform:
             if not picture.readable and file.present is None:
                 raise DecodeError(f"broken {found.kind}: no picture can be read")
             self._check_size(picture.width, picture.height)
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {} if file.page is None else {"yt_meta_dict": json.dumps(file.page)}
         if found.metadata is not None:
             metadata = found.metadata
             if recipe.probe_keyframes and file.present is None:

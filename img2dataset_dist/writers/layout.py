@@ -205,7 +205,14 @@ class Layout:
     def _without_old(self, *, media: bool) -> Layout:
         """The columns of an earlier dataset that this one does not have itself are carried along; its own win."""
         own = set(replace(self, input_schema=pa.schema([])).schema(media=media).names)
-        kept = [field for field in self.input_schema if field.name not in own]
+        types = MEDIA_TYPES[self.media]
+        kept = [
+            field
+            for field in self.input_schema
+            # a column of text where ours has numbers was one of the list already
+            if field.name not in own
+            or (field.name in types and pa.types.is_string(field.type) != pa.types.is_string(types[field.name]))
+        ]
         return replace(self, input_schema=pa.schema(kept))
 
     def schema(self, *, media: bool = False) -> pa.Schema:

@@ -37,7 +37,7 @@ FILMS: dict[str, tuple[str, tuple[str, ...]]] = {
         "-x265-params", f"log-level=none:open-gop=1:keyint={KEYFRAMES}:bframes=4",
     )),
     "mpeg4": ("mov", (*_PICTURES, *_SOUND, "-c:v", "mpeg4", "-g", "12", "-bf", "2", "-c:a", "pcm_s16le", "-ar", "8000")),
-    "webm": ("webm", (*_PICTURES, "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", str(KEYFRAMES))),
+    "webm": ("webm", (*_PICTURES, "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-t", "60")),
     # the same pictures and sounds, packed in another way
     "first": ("mp4", ("-i", "{last}", *_PACK, *_FIRST)),
     "no_edit": ("mp4", ("-i", "{last}", *_PACK, "-use_editlist", "0", *_FIRST)),

@@ -380,6 +380,11 @@ class _Server(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may go when they like; anything else is a mistake of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 def main() -> None:
     """Serve until stdin closes."""

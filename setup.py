@@ -79,7 +79,13 @@ setup(
         "yt-dlp>=2025.11.12",
     ],
     extras_require={
-        "loader": LOADER, "ray": RAY, "spark": SPARK, "stores": STORES, "wandb": WANDB, "tests": TESTS + WANDB},
+        "loader": LOADER,
+        "ray": RAY,
+        "spark": SPARK,
+        "stores": STORES,
+        "wandb": WANDB,
+        "tests": TESTS + WANDB,
+    },
     entry_points={"console_scripts": ["img2dataset-dist = img2dataset_dist.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

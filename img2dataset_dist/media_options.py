@@ -22,8 +22,8 @@ class MediaConfig(Group):
     )
     encode_formats: dict[Literal["video", "audio"], str] | None = Field(
         None,
-        description='What to store: `{"video": "mp4"}` (or webm, mkv), `{"audio": "m4a"}` (or mp3, wav, flac, ogg, opus), '
-        "or both. None: `mp4` of a video, `m4a` of a sound.",
+        description='What to store: `{"video": "mp4"}` (or webm, mkv), `{"audio": "m4a"}` (or mp3, wav, flac, ogg, '
+        "opus), or both. None: `mp4` of a video, `m4a` of a sound.",
     )
     subsampling: str | dict[str, Any] | None = Field(
         None,
@@ -63,7 +63,9 @@ class MediaConfig(Group):
     )
     min_scene_frames: Count = Field(15, description="Frames that a scene has at least.")
     cuts_are_clips: bool = Field(False, description="Store each scene as a sample of its own; needs `cut_detection`.")
-    clips: Literal["all", "first"] = Field("all", description="Of a clip longer than `max_clip_seconds`: all of its pieces, or the first.")
+    clips: Literal["all", "first"] = Field(
+        "all", description="Of a clip longer than `max_clip_seconds`: all of its pieces, or the first."
+    )
     clip_precision: Literal["low", "keyframe_adjusted", "exact"] = Field(
         "low",
         description="low: copied, from the keyframe before the start. keyframe_adjusted: copied, from the first "

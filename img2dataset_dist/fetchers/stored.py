@@ -182,6 +182,7 @@ class StoredFetcher:
                 parts[each.extension] = b"".join(taking.chunks(each))
         main = self._main(names)
         body = parts.pop(main)
+        _check_size(main, len(body))
         taking.keep(len(body))
         return body, tuple(Part(extension=name, size=len(data), data=data) for name, data in parts.items())
 
@@ -199,6 +200,7 @@ class StoredFetcher:
         paths = {each.extension: taking.spool(each, path) for each, path in numbered if each.extension not in _OURS}
         main = self._main(list(paths))
         path = paths.pop(main)
+        _check_size(main, os.path.getsize(path))
         subtitles = {name.rpartition(".")[0] or ANY_LANGUAGE: name for name in paths if role_of(name) == "subtitles"}
         texts = {language: paths.pop(name) for language, name in subtitles.items()}
         sounds = [name for name in paths if role_of(name) == "audio"]
@@ -303,11 +305,9 @@ class _Taking:
         """The content of a part, when there is room for it.
 
         Raises:
-            RowError: it is empty, or larger than bodies may be.
+            RowError: it is larger than bodies may be.
             InputError: the tar is torn.
         """
-        if member.size == 0:
-            raise EmptyBody(f"the {member.extension} of the sample is empty")
         if self.held + member.size > self._limit:
             raise TooLarge("body too large")
         while not self._budget.take(member.size, force=self.held > 0):
@@ -346,6 +346,11 @@ def _filling() -> Iterator[None]:
         yield
     except OSError as error:
         raise DiskFull(f"tmp_dir: {error.strerror}") from error
+
+
+def _check_size(name: str, size: int) -> None:
+    if size == 0:
+        raise EmptyBody(f"the {name} of the sample is empty")
 
 
 def _facts(item: Item) -> FetchFacts:

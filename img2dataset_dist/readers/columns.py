@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from img2dataset_dist.config import InputConfig, nearest
-from img2dataset_dist.errors import BadClip, BadRow, ConfigError
+from img2dataset_dist.errors import BadClip, BadRow, ConfigError, NoClip
 from img2dataset_dist.model import Clip, Failure, Item, Shard
 
 CLIPS = "clips"
@@ -116,6 +116,8 @@ class ItemMaker:
                 clips = clips_of(columns.pop(CLIPS))
             except BadClip as error:
                 failure = failure or Failure.of(error)
+            if clips == ():  # it need not be fetched
+                failure = failure or Failure.of(NoClip("the row wants no clip"))
         return Item(
             clips=clips,
             shard_id=self._shard_id,

@@ -697,7 +697,7 @@ def test_labels_and_masks_beside_an_image_go_on(tmp_path: Path, output_format: s
             ("./a/1.jpg", b"other"),
             ("./a/1.mp4", b""),
         ],
-        *[("./a/2.png", photo), ("./a/2.json", b'{"x": 1}')],
+        *[("./a/2.png", photo), ("./a/2.cls", b""), ("./a/2.json", b'{"x": 1}')],
         *[("./a/3.cls", b"8"), ("./a/3.mp4", b"no picture")],
     ]
     again(tars.write_tar(tmp_path / "some.tar", files), tmp_path / "out", output_format=output_format)
@@ -706,8 +706,8 @@ def test_labels_and_masks_beside_an_image_go_on(tmp_path: Path, output_format: s
         got = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     else:
         got = dict(tars.read_tar(tmp_path / "out" / "00000.tar"))
-    assert sorted(got) == ["a/1.cls", "a/1.jpg", "a/1.json", "a/1.seg.png", "a/2.jpg", "a/2.json"]
-    assert (got["a/1.cls"], got["a/1.seg.png"]) == (b"7", b"mask")
+    assert sorted(got) == ["a/1.cls", "a/1.jpg", "a/1.json", "a/1.seg.png", "a/2.cls", "a/2.jpg", "a/2.json"]
+    assert (got["a/1.cls"], got["a/1.seg.png"], got["a/2.cls"]) == (b"7", b"mask", b"")
     assert got["a/1.jpg"].startswith(b"\xff\xd8")
     assert json.loads(got["a/2.json"])["x"] == 1
     rows = dataset.rows(tmp_path / "out")

@@ -310,11 +310,6 @@ def _subtitles(flat: Mapping[str, Any]) -> dict[str, Any]:
     """`captions_are_subtitles`: each line of a site's subtitles becomes a clip, and its caption."""
     if flat.get("clip_col") is not None:
         raise ConfigError("captions_are_subtitles makes a clip of each line; drop clip_col")
-    if "subtitles_are_clips" not in options():
-        raise ConfigError(
-            "captions_are_subtitles: to make a clip of each line is not there yet; without it subtitles of whole "
-            "videos are stored (KEY.en.vtt, and clip_subtitles of clips)"
-        )
     wanted = dict(flat.get("yt_metadata_args") or {})
     wanted["writesubtitles"] = wanted.get("writesubtitles") or "all"
     return {"subtitles_are_clips": True, "yt_metadata_args": wanted}

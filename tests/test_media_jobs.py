@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -27,7 +28,7 @@ from support.sites import SiteServer
 from support.videos import HEIGHT, WIDTH, Gallery, real, seen
 
 from img2dataset_dist import download, spool
-from img2dataset_dist.errors import ROW_ERRORS
+from img2dataset_dist.errors import RESIZE, ROW_ERRORS, SUBSAMPLE
 
 pytestmark = pytest.mark.timeout(240)
 SPOOLS = f"{spool.PREFIX}*"
@@ -281,7 +282,8 @@ def test_every_kind_of_video(gallery: Gallery, media: MediaServer, site: SiteSer
     for row in rows:
         outcome = expected[row["url"]]
         if isinstance(outcome, str):
-            assert row["status"] == ROW_ERRORS.get(outcome, ROW_ERRORS["http_status"]).status
+            status = ROW_ERRORS.get(outcome, ROW_ERRORS["http_status"]).status
+            assert row["status"] == (SUBSAMPLE if status == RESIZE else status)
             assert f"{row['key']}.mp4" not in stored
             continue
         check_video(stored[f"{row['key']}.mp4"], row, outcome, tmp_path)
@@ -372,9 +374,8 @@ def test_clips_in_every_format(output_format: str, gallery: Gallery, media: Medi
         assert found.numbers == [n % 50 for n in range(span[0], span[0] + span[1])], key
         assert (f"{key}.m4a" in stored) == (key != "0000001_00000")
     if output_format == "webdataset":
-        assert [n for n in stored if n.startswith("0000000_00000")] == [
-            f"0000000_00000.{kind}" for kind in ("mp4", "m4a", "txt", "json")
-        ]
+        names = [name.partition(".")[2] for name in stored if name.startswith("0000000_00000")]
+        assert (names[:2], sorted(names[2:])) == (["mp4", "m4a"], ["json", "txt"])
 
 
 def _cells(folder: Path) -> dict[str, bytes]:
@@ -432,18 +433,16 @@ def started(job: dict[str, Any], tmp_path: Path, name: str = "job") -> Driver:
 
 
 def encoding(driver: Driver) -> list[int]:
-    """Those of its processes that are an ffmpeg."""
-    return [pid for pid, command in below(driver.pid).items() if "ffmpeg" in command.partition(" ")[0]]
+    """Those of its processes that are an ffmpeg at work."""
+    return [
+        pid
+        for pid, command in below(driver.pid).items()
+        if "ffmpeg" in command.partition(" ")[0] and "-i file:" in command
+    ]
 
 
 def receipts_of(tmp_path: Path) -> int:
     return len(list((tmp_path / "out").glob("*_stats.json")))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(gallery: Gallery, media: MediaServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """URL without its server to error code, of a job that nobody disturbed."""
-    return {}
 
 
 @pytest.mark.crash
@@ -481,8 +480,9 @@ def test_all_at_once_killed_the_next_start_sweeps(long_list: list[str], tmp_path
     job = options(tmp_path, long_list, **SLOW)
     driver = started(job, tmp_path)
     driver.wait_for(lambda: encoding(driver), "an ffmpeg")
-    for pid in [*below(driver.pid), driver.pid]:
-        os.kill(pid, signal.SIGKILL)
+    for pid in [driver.pid, *below(driver.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     driver.wait(None)
     left = list((tmp_path / "tmp").glob(SPOOLS))
     assert left, "a spool that is of nobody"
@@ -640,4 +640,5 @@ def test_on_spark(gallery: Gallery, media: MediaServer, site: SiteServer, tmp_pa
     rows = in_rows(tmp_path / "out")
     assert [row["error_code"] for row in rows] == [None] * 4 + ["http_404"] + [None] * 4
     assert {row["fps"] for row in rows if row["status"] == "success"} == {5.0}
-    wait_for(lambda: not list((tmp_path / "tmp").glob(SPOOLS)), 30, "the end of the spools")
+    left = [path for path in (tmp_path / "tmp").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert left == [], "Spark ends its processes without a word, so their empty spools stay until the next start"

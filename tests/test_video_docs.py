@@ -146,7 +146,8 @@ def test_clips_of_a_dataset(webvid: Path) -> None:
     rows = rows_of(webvid / "scenes")
     assert [row["key"] for row in rows if row["error_code"]][-1] == "00000002", "a failed row stays one"
     scenes = [row["clips"] for row in rows if str(row["key"]).startswith("00000000_")]
-    assert [clip[0] for clip in scenes] == [pytest.approx(span, abs=0.2) for span in ([0, 2], [2, 3], [3, 6])]  # type: ignore[index]
+    # cuts at 2 and 3 seconds, but at 8 frames per second the second is less than min_scene_frames behind the first
+    assert [clip[0] for clip in scenes] == [pytest.approx(span, abs=0.2) for span in ([0, 2], [2, 6])]  # type: ignore[index]
 
 
 def test_optical_flow(webvid: Path) -> None:

@@ -14,7 +14,7 @@ import socket
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,9 @@ class Guard:
 
     def arm(self) -> None:
         """From now on the rules hold. What is imported later comes from where `sys.path` points now."""
-        installed = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-        self._code = tuple(_folder(path) for path in (*filter(None, installed), *_DATA))
+        names = ("stdlib", "platstdlib", "purelib", "platlib")
+        installed = [path for name in names if (path := sysconfig.get_path(name))]
+        self._code = tuple(_folder(path) for path in (*installed, *_DATA, *_links(installed)))
         self._paths = tuple(_folder(path) for path in sys.path if path)
         mimetypes.init()
         handlers: dict[str, Callable[..., None]] = {
@@ -131,6 +132,14 @@ class Guard:
 
 def _folder(path: str) -> str:
     return os.path.realpath(path).rstrip("/")
+
+
+def _links(folders: Iterable[str]) -> Iterator[str]:
+    """Where packages are that only have a link in one of these folders, as in the environment of a pex."""
+    for folder in folders:
+        if os.path.isdir(folder):
+            with os.scandir(folder) as entries:
+                yield from (entry.path for entry in entries if entry.is_symlink())
 
 
 def _within(path: str, folders: Iterable[str]) -> bool:

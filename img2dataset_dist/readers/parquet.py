@@ -74,7 +74,7 @@ class ParquetReader:
         """
         with reading(file.path):
             tail = inputs.read_range(file.path, 0 if file.whole else max(0, file.size - TAIL_BYTES), file.size)
-            size = _footer_bytes(tail, file.size)
+            size = footer_bytes(tail, file.size)
             with _ROOM.taken(size):
                 if (missing := size - len(tail)) > 0:
                     begin = file.size - len(tail)
@@ -82,13 +82,13 @@ class ParquetReader:
                 return _PARSER.submit(self._inspected, file, tail, size).result()
 
     def _inspected(self, file: InputFile, tail: bytes, size: int) -> Inspected:
-        with _readable(file.path), pq.ParquetFile(pa.BufferReader(tail)) as opened:
+        with readable(file.path), pq.ParquetFile(pa.BufferReader(tail)) as opened:
             schema = opened.schema_arrow  # not metadata.schema: that makes a cycle, and the footer stays for long
             rows = opened.metadata.num_rows
         check_columns(self.config, schema.names, file.path)
         forced = forced_types(self.config)
         fields = [
-            pa.field(output, forced.get(output) or _storable(schema.field(name).type))
+            pa.field(output, forced.get(output) or storable(schema.field(name).type))
             for output, name in wanted(self.config).items()
         ]
         if file.whole:
@@ -114,7 +114,7 @@ class ParquetReader:
             if lost := set(names) - set(file.schema_arrow.names):
                 raise InputError(f"{shard.source.path}: column '{min(lost)}' is gone; the file changed")
             for table in _rows(file, foot.bounds, names, shard):
-                for row in _plain(table).to_pylist():
+                for row in plain(table).to_pylist():
                     yield maker.make(index, row)
                     index += 1
         if index != shard.rows:
@@ -140,16 +140,16 @@ def _rows(file: pq.ParquetFile, bounds: list[int], names: list[str], shard: Shar
             return
 
 
-def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Nanosecond timestamps to microseconds: Python's datetime has no more."""
     columns = [
-        column.cast(_storable(column.type), safe=False) if _storable(column.type) != column.type else column
+        column.cast(storable(column.type), safe=False) if storable(column.type) != column.type else column
         for column in batch.columns
     ]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def _storable(kind: pa.DataType) -> pa.DataType:
+def storable(kind: pa.DataType) -> pa.DataType:
     """The type that a column goes on with: one whose values Python objects can hold, also inside of others."""
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
@@ -158,15 +158,15 @@ def _storable(kind: pa.DataType) -> pa.DataType:
     if kind == pa.time64("ns"):
         return pa.time64("us")
     if pa.types.is_dictionary(kind):
-        return _storable(kind.value_type)
+        return storable(kind.value_type)
     if pa.types.is_struct(kind):
-        return pa.struct([inner.with_type(_storable(inner.type)) for inner in kind])
+        return pa.struct([inner.with_type(storable(inner.type)) for inner in kind])
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_storable(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(storable(kind.value_type)))
     if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_storable(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(storable(kind.value_type)))
     if pa.types.is_map(kind):
-        return pa.map_(_storable(kind.key_type), _storable(kind.item_type))
+        return pa.map_(storable(kind.key_type), storable(kind.item_type))
     return kind
 
 
@@ -185,7 +185,7 @@ _LAST: list[_Foot] = []
 @contextmanager
 def _open(path: str) -> Iterator[tuple[pq.ParquetFile, _Foot]]:
     with reading(path), inputs.open_input(path) as stream:
-        with _readable(path):
+        with readable(path):
             foot = _foot(path, stream)
             file = pq.ParquetFile(stream, metadata=foot.metadata)
         try:
@@ -207,7 +207,8 @@ def _foot(path: str, stream: IO[bytes]) -> _Foot:
 
 
 @contextmanager
-def _readable(path: str) -> Iterator[None]:
+def readable(path: str) -> Iterator[None]:
+    """Within it, what pyarrow says of a broken file is an InputError that names it."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
@@ -216,6 +217,6 @@ def _readable(path: str) -> Iterator[None]:
         raise InputError(f"{path} is not a readable parquet file: {error}") from error
 
 
-def _footer_bytes(tail: bytes, size: int) -> int:
+def footer_bytes(tail: bytes, size: int) -> int:
     """Length of the footer, its length and the magic bytes included, as the last bytes of a file of `size` have it."""
     return min(size, int.from_bytes(tail[-8:-4], "little") + 8) if tail.endswith(b"PAR1") else len(tail)

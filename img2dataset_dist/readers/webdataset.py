@@ -39,7 +39,7 @@ from img2dataset_dist.readers.columns import (
     wanted,
 )
 from img2dataset_dist.readers.lines import reading
-from img2dataset_dist.readers.parquet import TAIL_BYTES, _footer_bytes, _plain, _readable, _storable
+from img2dataset_dist.readers.parquet import TAIL_BYTES, footer_bytes, plain, readable, storable
 from img2dataset_dist.tars import Member, Tar, is_a_name
 
 BATCH_ROWS = 128
@@ -79,16 +79,16 @@ class WebdatasetReader:
 
     def _inspect_parquet(self, file: InputFile, beside: InputFile) -> Inspected:
         tail = inputs.read_range(beside.path, max(0, beside.size - TAIL_BYTES), beside.size)
-        size = _footer_bytes(tail, beside.size)
+        size = footer_bytes(tail, beside.size)
         if (missing := size - len(tail)) > 0:
             begin = beside.size - len(tail)
             tail = inputs.read_range(beside.path, begin - missing, begin) + tail
-        with _readable(beside.path), pq.ParquetFile(pa.BufferReader(tail)) as opened:
+        with readable(beside.path), pq.ParquetFile(pa.BufferReader(tail)) as opened:
             schema, rows = opened.schema_arrow, opened.metadata.num_rows
         if "key" not in schema.names:
             raise InputError(f"{beside.path} has no column 'key', so it is not the metadata of {file.path}")
         self._check(schema.names, beside.path)
-        types = {field.name: _storable(field.type) for field in schema}
+        types = {field.name: storable(field.type) for field in schema}
         identity = {"size": file.size, "metadata": hashlib.sha256(tail[-size:]).hexdigest()}
         source = Source(path=file.path, format="webdataset", rows=rows, beside=beside.path)
         return Inspected(source, self._schema(types), identity)
@@ -150,9 +150,9 @@ class WebdatasetReader:
                 for sample in _samples(tar):
                     yield {**sample.row, "key": sample.key}, sample.problem
             return
-        with reading(source.beside), inputs.open_input(source.beside) as stream, _readable(source.beside):
+        with reading(source.beside), inputs.open_input(source.beside) as stream, readable(source.beside):
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS):
-                for row in _plain(batch).to_pylist():
+                for row in plain(batch).to_pylist():
                     yield row, None
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from img2dataset_dist import registry, stages, storage
+from img2dataset_dist import registry, spool, stages, storage
 from img2dataset_dist.commit import SPOOL, output_folder
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.engines import Engine
@@ -150,6 +150,8 @@ class _Run:
             complete = not self.failed
         finally:
             self.engine.close()  # first: what its workers staged can be swept when they are gone
+            if self.config.media.media != "image":
+                spool.sweep(self.config.media.tmp_dir)
             try:
                 profiles.merge_pieces(self.output)
                 leave(self.output, self.plan, self.standing.first_shard, complete=complete)
@@ -201,8 +203,8 @@ class _Run:
         self.failed.pop(receipt.shard_id, None)
         shard = self.shards.pop(receipt.shard_id, None)
         if shard is not None and shard.temporary:
-            spool = self.output.sub(SPOOL)
-            spool.remove(spool.name_of(shard.source.path))
+            slices = self.output.sub(SPOOL)
+            slices.remove(slices.name_of(shard.source.path))
 
     def _to_retry(self) -> Iterator[Shard] | None:
         """Failed shards that may be tried again; an exception or a crash of its own counts as a try."""

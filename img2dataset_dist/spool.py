@@ -33,7 +33,7 @@ class Spool:
         parent = parent or tempfile.gettempdir()
         try:
             os.makedirs(parent, exist_ok=True)
-            _sweep(parent)
+            sweep(parent)
             self._lock, name = _own_lock(parent)
             self.root = name.removesuffix(".lock")
             os.mkdir(self.root, 0o700)
@@ -74,8 +74,9 @@ def _own_lock(parent: str) -> tuple[int, str]:
         os.close(lock)  # somebody took it for a dead one's between our two calls
 
 
-def _sweep(parent: str) -> None:
-    """Remove what processes that are gone have left."""
+def sweep(parent: str | None) -> None:
+    """Remove what processes that are gone have left there."""
+    parent = parent or tempfile.gettempdir()
     for name in glob.glob(os.path.join(glob.escape(parent), f"{PREFIX}*.lock")):
         with contextlib.suppress(OSError):
             lock = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

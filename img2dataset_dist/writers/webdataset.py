@@ -49,9 +49,11 @@ class WebDatasetWriter:
                 self._tar.write((*pieces, _header(f"{key}.{part.extension}", part.size)))
                 self._put(part)
                 pieces = (_PADDING[-part.size % tarfile.BLOCKSIZE],)
-            pieces += _member(f"{key}.json", dump_row(row).encode())
+            texts = [_member(f"{key}.json", dump_row(row).encode())]
             if self._layout.caption:
-                pieces += _member(f"{key}.txt", utf8(self._layout.caption_text(sample)))
+                texts.append(_member(f"{key}.txt", utf8(self._layout.caption_text(sample))))
+            for text in texts if self._layout.media == "image" else reversed(texts):  # img2dataset's order, or ours
+                pieces += text
             self._tar.write(pieces)
         self._metadata.write(row)
 

@@ -81,7 +81,9 @@ def check_whole(folder: Path) -> None:
             real = sum(p.stat().st_size for p in path.glob("*")) if path.is_dir() else path.stat().st_size
             assert real == size
         if (folder / f"{name}.parquet").exists():
-            assert pq.ParquetFile(folder / f"{name}.parquet").metadata.num_rows == receipt["count"]
+            keys = pq.read_table(folder / f"{name}.parquet", columns=["key"])["key"].to_pylist()
+            several = any(re.search(r"_\d{5}$", key) for key in keys)  # clips of one row
+            assert len(keys) >= receipt["count"] if several else len(keys) == receipt["count"]
 
 
 def assert_same(a: Path, b: Path) -> None:

@@ -76,7 +76,7 @@ def test_all_parts_are_there(name: str, tmp_path: Path) -> None:
     films = [film(3_000_001), b""]
     if name == "webdataset":
         with tarfile.open(out / "00000.tar") as tar:
-            names = [f"{key}.{part}" for key in ("00000", "00002") for part in ("mp4", "m4a", "en.vtt", "json", "txt")]
+            names = [f"{key}.{part}" for key in ("00000", "00002") for part in ("mp4", "m4a", "en.vtt", "txt", "json")]
             assert tar.getnames() == names
         read = list(wds.WebDataset(str(out / "00000.tar"), shardshuffle=False))
         assert [one["mp4"] for one in read] == films

@@ -22,10 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import dataset
+from support.films import index_of
 from support.media_server import MediaServer
 from support.processes import Driver, below, processes, wait_for
 from support.sites import SiteServer
-from support.videos import HEIGHT, WIDTH, Gallery, real, seen
+from support.videos import HEIGHT, WIDTH, Gallery, ffmpeg, real, seen
 
 from img2dataset_dist import download, spool
 from img2dataset_dist.errors import RESIZE, ROW_ERRORS, SUBSAMPLE
@@ -376,6 +377,30 @@ def test_clips_in_every_format(output_format: str, gallery: Gallery, media: Medi
     if output_format == "webdataset":
         names = [name.partition(".")[2] for name in stored if name.startswith("0000000_00000")]
         assert names == ["mp4", "m4a", "txt", "json"]
+
+
+def test_a_clip_near_the_end_of_three_hours(gallery: Gallery, media: MediaServer, tmp_path: Path) -> None:
+    """Of the index and a few seconds, and nothing else; the picture is that of its time."""
+    film = gallery.folder / "three hours.mp4"
+    pictures = ("-f", "lavfi", "-i", "testsrc=d=10800:s=64x48:r=1")
+    sound = ("-f", "lavfi", "-i", "sine=d=10800:r=8000")
+    how = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "10", "-c:a", "aac", "-b:a", "16k")
+    ffmpeg(*pictures, *sound, *how, "-movflags", "+faststart", str(film))
+    url = media.url("/three%20hours.mp4")
+    job = options(tmp_path, [], input_format="jsonl", clip_col="clips", clip_precision="exact")
+    Path(job["url_list"]).write_text(json.dumps({"url": url, "clips": [["02:59:00", "02:59:06"]]}) + "\n")
+    began = time.monotonic()
+    download(**job)
+    assert time.monotonic() - began < 60
+    (row,) = in_rows(tmp_path / "out")
+    assert (row["error_code"], row["clips"], row["duration"]) == (None, [[10740.0, 10746.0]], pytest.approx(6, abs=0.2))
+    index, _ = index_of(film)
+    assert row["bytes"] == media.sent("/three%20hours.mp4")
+    assert len(index) < row["bytes"] < 1.3 * (len(index) + film.stat().st_size * 30 / 10800)
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(next(body for name, body in files(tmp_path / "out").items() if name.endswith(".mp4")))
+    assert len(seen(clip).times) == 6
+    film.unlink()
 
 
 def _cells(folder: Path) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGING := setup.py pyproject.toml img2dataset_dist/about.py
 
-.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web bench-cluster pex pex-thin pex-locks clean
+.PHONY: help venv venv-tests debs demo test test-fast lint format bench bench-scaling bench-web bench-video bench-cluster pex pex-thin pex-locks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,11 @@ bench-web: venv-tests ## measure slow and failing hosts, fetching alone, and mem
 	@$(BIN)/python benchmarks/open_web.py </dev/null
 	@$(BIN)/python benchmarks/memory.py </dev/null
 
+bench-video: venv-tests ## measure clips by byte ranges, and videos against ffmpeg by hand; about half an hour (docs/video.md)
+	@$(call deb_install,$(DEB_BENCH_PACKAGES))
+	@$(BIN)/python benchmarks/clips.py </dev/null
+	@$(BIN)/python benchmarks/video.py </dev/null
+
 bench-cluster: venv-tests ## measure Spark against the local engine, long lists, and the start of the pex; about an hour
 	@$(BIN)/python benchmarks/cluster.py </dev/null
 	@$(BIN)/python benchmarks/big_lists.py </dev/null
@@ -99,7 +104,16 @@ $(VENV)/.installed-tests: $(PACKAGING) | $(BIN)/python
 	@echo "installing the package and what its tests need into $(VENV)"
 	@$(PIP) install -qq --editable '.[tests]'
 	@$(PIP) install -qq --upgrade --target $(VENV)/spark-3.5 'pyspark==3.5.*'
+	@$(install_torch)
 	@touch $@ $(VENV)/.installed
+
+# The loader's example is for PyTorch. Where pip would bring gigabytes for graphics cards, it is left out, and its test too.
+TORCH := torch==2.13.0
+install_torch = would="$$($(PIP) install --dry-run '$(TORCH)' 2>/dev/null || true)"; \
+	case "$$would" in \
+	*nvidia*|*triton*) echo "no PyTorch for CPUs here: the test of examples/loader_pytorch.py is left out" ;; \
+	*"Would install"*torch-*) $(PIP) install -qq '$(TORCH)' || true ;; \
+	esac
 
 # Debian ships Python without venv, or without Python at all: then, and only then, install it.
 $(BIN)/python:

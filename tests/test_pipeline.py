@@ -47,8 +47,8 @@ def outcomes(events: Iterator[Event]) -> dict[int, Receipt | ShardFailure]:
 
 
 def test_the_tail_of_a_shard_overlaps_with_the_next(server: NastyServer, tmp_path: Path) -> None:
-    """The first shard waits two seconds for one URL; the next is fetched and committed meanwhile."""
-    urls = [server.url("/latency/?ms=2000&tail=1")]
+    """The first shard waits for one URL; the next is fetched and committed meanwhile, its decoders started first."""
+    urls = [server.url("/latency/?ms=6000&tail=1")]
     urls += [server.url(f"/photo/photo_00000.jpg?tail={n}") for n in range(7)]
     spec, shards = job(tmp_path, urls, 4)
     events = [e for e in Pipeline(spec).run(shards) if isinstance(e, Receipt)]

@@ -65,7 +65,7 @@ class Pipeline:
         media = job.config.media
         self._spool = Spool(media.tmp_dir) if media.media != "image" else None
         self._budget = Budget(
-            rows=max(4 * fetch.thread_count, 2 * media.stage_batch),
+            rows=max(4 * fetch.thread_count, 2 * media.stage_batch if media.stages else 0),
             size=fetch.max_buffered_bytes if self._spool is None else media.max_spool_bytes,
         )
         self._spread: dict[str, int] = {}

@@ -162,6 +162,8 @@ class OpenShard:
         sample = self._queue.get()
         self._busy = True
         if self._error is not None:
+            if sample is not None:
+                self._release(sample)
             raise self._error
         assert sample is not None
         return sample

@@ -56,6 +56,8 @@ class FileBody:
             self._close()
 
     def _close(self) -> None:
-        os.close(self._file)
+        if self._file >= 0:  # it may never have been made, on a disk that is full
+            os.close(self._file)
+        self._file = -1
         self._folder = None
         self._size = 0

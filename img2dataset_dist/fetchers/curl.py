@@ -516,6 +516,7 @@ class CurlFetcher:
         try:
             file.append(bytes(body))  # of an object store
         except OSError as error:
+            file.drop()
             self._budget.give(len(body))
             return Fetched(item=item, facts=facts, failure=Failure.of(DiskFull(f"tmp_dir: {error.strerror}")))
         return Fetched(item=item, facts=facts, file=file.finish())

@@ -181,14 +181,14 @@ def _restrain(memory: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):
-        limit = _data_bytes() + memory
+        limit = data_bytes() + memory
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if hard == resource.RLIM_INFINITY or limit < hard:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _data_bytes() -> int:
+def data_bytes() -> int:
     """What RLIMIT_DATA counts of this process: its private writable memory."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):

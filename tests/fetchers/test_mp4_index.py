@@ -20,6 +20,7 @@ from support.films import Films, Track, index_of, movie, pack, place_of
 
 from img2dataset_dist.fetchers.mp4_index import MAX_INDEX, Index, NoIndex, Span, find_index, read_index
 from img2dataset_dist.model import Clip
+from img2dataset_dist.transforms.child import data_bytes
 
 PACKED = (
     "first", "last", "pyramid", "hevc", "mpeg4", "no_edit", "negative", "trimmed", "late", "two_sounds", "two_pictures",
@@ -378,12 +379,12 @@ SMALL = movie([
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded() -> Iterator[None]:
-    """No table may take memory that its bytes are not worth: some gigabytes would fail here."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = 2 * 2**30
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if before[1] == -1 else min(limit, before[1]), before[1]))
+    """No table may take memory that its bytes are not worth: some gigabytes on top of what we have would fail here."""
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = data_bytes() + 2 * 2**30
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     yield
-    resource.setrlimit(resource.RLIMIT_DATA, before)
+    resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
 def survive(moov: bytes, total: int) -> None:

@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): make cannot work with a path that has spaces)
+endif
 
 # The Debian packages that the tests and the benchmarks need; what the demo shows comes from one more, named there.
 DEB_PACKAGES := debootstrap default-jre-headless dnsmasq-base e2fsprogs iproute2 knot nginx-light openssh-client procps pssh
@@ -11,6 +14,9 @@ DEB_BENCH_PACKAGES := nginx-light openssl
 # The pex for the Python of VENV; what it is made of is kept in VENV.
 PEX_FILE ?= img2dataset.pex
 PEX_THIN_FILE ?= img2dataset-thin.pex
+# These recipes take them from the environment, where a path may have spaces.
+pex pex-thin bench-cluster clean: export PEX_FILE := $(PEX_FILE)
+pex pex-thin bench-cluster clean: export PEX_THIN_FILE := $(PEX_THIN_FILE)
 BUILD_PEX = $(BIN)/python deploy/pex/build.py --cache $(VENV)/pex
 
 SHELL := /bin/bash
@@ -78,19 +84,19 @@ bench-cluster: venv-tests ## measure Spark against the local engine, long lists,
 	@$(BIN)/python benchmarks/cluster.py </dev/null
 	@$(BIN)/python benchmarks/big_lists.py </dev/null
 	@$(MAKE) pex pex-thin
-	@$(BIN)/python benchmarks/pex_start.py $(PEX_FILE) $(PEX_THIN_FILE) </dev/null
+	@$(BIN)/python benchmarks/pex_start.py "$$PEX_FILE" "$$PEX_THIN_FILE" </dev/null
 
 pex: $(BIN)/python ## build img2dataset.pex, one file with all that is needed but Python (docs/pex.md)
-	@$(BUILD_PEX) --output $(PEX_FILE)
+	@$(BUILD_PEX) --output "$$PEX_FILE"
 
 pex-thin: $(BIN)/python ## build img2dataset-thin.pex, without pyspark, for a cluster that has its own
-	@$(BUILD_PEX) --output $(PEX_THIN_FILE) --thin
+	@$(BUILD_PEX) --output "$$PEX_THIN_FILE" --thin
 
 pex-locks: $(BIN)/python ## choose anew the versions that the pex holds
 	@$(BIN)/python deploy/pex/lock.py --cache $(VENV)/pex </dev/null
 
 clean: ## remove all that these targets made
-	rm -rf $(VENV) $(PEX_FILE) $(PEX_THIN_FILE) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) "$$PEX_FILE" "$$PEX_THIN_FILE" demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 venv-tests: $(VENV)/.installed-tests

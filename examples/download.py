@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 MASTER = os.environ.get("MASTER", "spark://127.0.0.1:7077")
 PYTHON = os.environ.get("PYSPARK_PYTHON", "/opt/img2dataset/img2dataset.pex")
-PEX_ROOT = os.environ.get("PEX_ROOT", "/tmp/pex-root")  # where a pex unpacks itself, on a local disk with 1 GB free
+PEX_ROOT = os.environ.get("PEX_ROOT")  # where a pex unpacks itself: 1.6 GB, on a local disk, in a folder of our own
 URL_LIST = os.environ.get("URL_LIST", "/mnt/shared/urls")
 OUTPUT_FOLDER = os.environ.get("OUTPUT_FOLDER", "/mnt/shared/dataset")
 
@@ -48,10 +49,11 @@ def job(arguments: argparse.Namespace) -> dict[str, Any]:
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
     """Of the Spark session, each with what goes wrong without it."""
     cores = arguments.executor_cores
+    driver_host = arguments.driver_host or address_towards(arguments.master)
     return {
         # --- the way from the executors back to the driver
         # Without it Spark takes what this machine's name resolves to, often 127.0.1.1: executors die at once.
-        "spark.driver.host": arguments.driver_host or address_towards(arguments.master),
+        **({"spark.driver.host": driver_host} if driver_host else {}),
         # Without it the driver listens on that address alone, which fails where it is one of a NAT or of a container.
         "spark.driver.bindAddress": arguments.bind_address,
         # Without them both are random: a firewall cannot let them in. The next 16 are tried when one is taken.
@@ -72,13 +74,20 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
         # that is at 384 MiB. A standalone cluster does not look.
         "spark.executor.memoryOverhead": f"{(cores or os.cpu_count() or 1) * TASK_MIB}m",
         # --- the Python of the executors
-        # pex does not hand PEX_ROOT on: without it every machine unpacks into the home folder, if there is one.
-        "spark.executorEnv.PEX_ROOT": arguments.pex_root,
+        # pex does not hand PEX_ROOT on: without it every machine unpacks into the home folder of the user that runs the
+        # executors, or, where that has none, into a folder in /tmp.
+        **({"spark.executorEnv.PEX_ROOT": arguments.pex_root} if arguments.pex_root else {}),
         # --- machines that fail
         # Tries of a task whose process or machine dies; a row or shard that fails is not such a failure.
         "spark.task.maxFailures": "4",
-        # Without it the four tries may all go to the one machine that has no pex, and the job ends.
+        # Without it the four tries may all go to the one machine that has no pex, which is done with a task in no time
+        # and takes the next: the job ends. With the defaults of the other four a single machine could not try anything
+        # twice, and one that lost two processes would stand idle for an hour.
         "spark.excludeOnFailure.enabled": "true",
+        "spark.excludeOnFailure.task.maxTaskAttemptsPerExecutor": "2",
+        "spark.excludeOnFailure.stage.maxFailedTasksPerExecutor": "10",
+        "spark.excludeOnFailure.application.maxFailedTasksPerExecutor": "10",
+        "spark.excludeOnFailure.timeout": "10m",
         # A machine that vanishes (link cut, power) is missed after a minute; without these after two to three, in which
         # its shards stand still. The heartbeat must be several times shorter.
         "spark.network.timeout": "60s",
@@ -96,13 +105,18 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def address_towards(master: str) -> str:
-    """The address of this machine from which the master is reached; nothing is sent."""
-    parts = urlsplit(master)
-    family, kind, protocol, _, address = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(address)
-        return str(probe.getsockname()[0])
+def address_towards(master: str) -> str | None:
+    """This machine's address on the way to a standalone master; nothing is sent. None for masters of other kinds."""
+    if not master.startswith("spark://"):
+        return None
+    first = urlsplit(master.split(",", maxsplit=1)[0])  # of several: spark://one:7077,two:7077
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(first.hostname, first.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: --master={master}: {error}; or say --driver_host")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -128,7 +142,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the job; the exit code is that of the command `img2dataset-dist`."""
+    """Run the job; the exit code is that of the command `img2dataset-dist`, 130 for SIGTERM too."""
     arguments = parse(sys.argv[1:])
     os.environ["PYSPARK_PYTHON"] = arguments.python  # Without it executors run `python3`. Set it before the session.
 
@@ -140,6 +154,7 @@ def main() -> int:
     for name, value in settings(arguments).items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C. Python's own ends without a word to Spark.
     try:
         stats = download(distributor="pyspark", **job(arguments))
     except ConfigError as error:  # a wrong option, another list in this folder: to run it again would not help
@@ -148,6 +163,9 @@ def main() -> int:
     except Img2datasetError as error:  # what is done is done; the same command does the rest
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
     finally:
         session.stop()  # Without it the cores stay taken as long as this process lives.
     print(f"{stats.successes} of {stats.count} rows in {arguments.output_folder}")

@@ -108,6 +108,7 @@ class _Moves:
 
     def finish(self) -> dict[str, int]:
         staging = self._output.sub(self._home)
+        staging.flush(self._opened)
         return {name: staging.size(name) or 0 for name in self._opened}
 
     def discard(self) -> None:

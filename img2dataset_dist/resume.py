@@ -32,6 +32,7 @@ from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import ConfigError, ResumeRefused
 from img2dataset_dist.fetchers.profiles import PIECES
 from img2dataset_dist.plan import Plan
+from img2dataset_dist.redaction import redacted
 from img2dataset_dist.storage import Folder, owner_is_dead
 
 JOB_FILE = f"{WORK}/job.json"
@@ -301,7 +302,7 @@ def _files(recorded: Any) -> int:
 
 
 def _recorded(config: JobConfig) -> dict[str, Any]:
-    return {name: repr(value) for name, value in config.flat().items() if name not in _QUIET}
+    return {name: repr(redacted(value)) for name, value in config.flat().items() if name not in _QUIET}
 
 
 def _changed_options(jobs: list[dict[str, Any]], plan: Plan, config: JobConfig) -> list[str]:

@@ -248,7 +248,7 @@ def _patiently(request: Callable[[], T], path: str) -> T:
         try:
             return request()
         except Exception as error:
-            if wait is None or not _passes(error):
+            if wait is None or not passes(error):
                 kind = next((one for one in _KINDS if isinstance(error, one)), OSError)
                 text = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise kind(text if text.startswith("s3://") else f"s3://{path}: {text}") from error
@@ -256,7 +256,7 @@ def _patiently(request: Callable[[], T], path: str) -> T:
     raise AssertionError
 
 
-def _passes(error: Exception) -> bool:
+def passes(error: BaseException) -> bool:
     """Whether the same request may well succeed later."""
     code, status = _answer(error)
     if status:

@@ -8,18 +8,23 @@ we know no more than fsspec.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import posixpath
 import re
 import socket
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
 
-from img2dataset_dist.s3 import S3, is_s3
+from img2dataset_dist.s3 import S3, is_s3, passes
+
+_FEW = 16
+"""Files that are flushed one by one; of more, each would wait for a commit of the disk's journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +188,20 @@ class Folder:
         except FileNotFoundError:  # no such bucket
             return []
 
+    def flush(self, names: Sequence[str]) -> None:
+        """Have the disk hold what these files contain, before anything is written that vouches for them.
+
+        Other stores hold what they have taken. A disk may lose content that is newer than a name for it when the power
+        fails: without this a receipt could stand beside an empty tar.
+        """
+        if not self.is_local:
+            return
+        if len(names) > _FEW and sys.platform == "linux":
+            _on(self.full(names[0]), _syncfs)
+            return
+        for name in names:
+            _on(self.full(name), os.fsync)
+
     def move_file(self, source: str, target: str) -> None:
         """Move a file inside the folder, replacing what is there. Atomic on disks; elsewhere copy, then delete.
 
@@ -224,6 +243,22 @@ def _inside(folder: str) -> str:
     return folder.rstrip("/") + "/"
 
 
+def _on(path: str, call: Callable[[int], None]) -> None:
+    """`call` with the descriptor of a file."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        call(file)
+    finally:
+        os.close(file)
+
+
+def _syncfs(file: int) -> None:
+    """Flush the whole file system that a file is on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(file):
+        raise OSError(ctypes.get_errno(), f"syncfs: {os.strerror(ctypes.get_errno())}")
+
+
 def is_local(fs: Any) -> bool:
     """Whether `fs` is the local disk."""
     protocol = fs.protocol if isinstance(fs.protocol, (list, tuple)) else (fs.protocol,)
@@ -244,6 +279,11 @@ def open_input(path: str) -> IO[bytes]:
     if "memory" in fs.protocol:
         return io.BytesIO(fs.cat_file(name))  # all who open a file of this store share one position in it
     return io.BufferedReader(fs.open(name, "rb"), 1 << 20)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same access to a store may succeed later; not when it refuses, or has no such thing."""
+    return isinstance(error, (ConnectionError, TimeoutError)) or ("s3fs" in sys.modules and passes(error))
 
 
 def own_name(stem: str) -> str:

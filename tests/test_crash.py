@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +236,38 @@ def test_two_drivers_at_once(slow_job: dict[str, Any], tmp_path: Path) -> None:
         output, _ = driver.communicate(timeout=180)
         assert driver.returncode == 0, output.decode()
     finish(slow_job, tmp_path)
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "files", "parquet"])
+def test_the_power_fails(output_format: str, some_urls: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """What the disk holds at that moment is completed: no receipt vouches for a file that is not all there."""
+    if os.geteuid() != 0:
+        pytest.skip("a disk of one's own takes root")
+    disk, later = tmp_path / "disk.img", tmp_path / "later.img"
+    with open(disk, "wb") as file:
+        file.truncate(64 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True, capture_output=True)
+    with mounted(disk, tmp_path / "before") as folder:
+        job = options(some_urls, folder / "out", output_format)
+        code = "import json, sys; from img2dataset_dist import download; download(**json.loads(sys.argv[1]))"
+        subprocess.run([sys.executable, "-c", code, json.dumps(job)], check=True, capture_output=True)
+        shutil.copyfile(disk, later)
+    with mounted(later, tmp_path / "after") as folder:
+        known = dataset.receipts(folder / "out")
+        assert known  # else there is nothing to be wrong about
+        download(**options(some_urls, folder / "out", output_format), distributor="inline", progress="none")
+        same(undisturbed[output_format], folder / "out", output_format)
+        assert known.items() <= dataset.receipts(folder / "out").items()
+
+
+@contextlib.contextmanager
+def mounted(disk: Path, folder: Path) -> Iterator[Path]:
+    """The file system in a file, at a folder."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-o", "loop", str(disk), str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no loop device here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -32,9 +34,10 @@ from test_commit import (  # noqa: F401 (the contract of a commit, here with the
     test_torn_receipt_is_no_receipt,
 )
 
-from img2dataset_dist import commit, download, resume
+from img2dataset_dist import about, commit, download, resume
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.errors import ConfigError, ShardsFailed
+from img2dataset_dist.engines import cluster_task
+from img2dataset_dist.errors import ConfigError, EngineError, ShardsFailed
 from img2dataset_dist.plan import make_plan
 from img2dataset_dist.storage import Folder
 
@@ -461,3 +464,44 @@ def test_a_claim_of_an_earlier_version_is_rolled_forward(store: Store, output: F
 
 def _die(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def task_of(output: Folder, source: str) -> tuple[Any, Any]:
+    """What a task of Spark or Ray looks at before it begins."""
+    output.write_whole(resume.JOB_FILE, json.dumps({"jobs": [{"fingerprint": "same"}]}).encode())
+    job = SimpleNamespace(output_url=output.url(""), fingerprint="same")
+    return SimpleNamespace(version=about.VERSION, job=job), SimpleNamespace(source=SimpleNamespace(path=source))
+
+
+def without_credentials(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("HOME", str(folder))
+    set_option(patch, key=None, secret=None)
+
+
+@pytest.mark.parametrize("where", ["output_folder", "list"])
+def test_a_machine_without_credentials_ends_the_job_of_a_cluster(
+    where: str, output: Folder, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not shard by shard, after four tries each."""
+    source = f"s3://{BUCKET}/not-ours/list.txt"
+    store.fs.pipe_file(source, b"http://x/")
+    folder = output if where == "output_folder" else commit.output_folder(str(tmp_path / "out"))
+    job, shard = task_of(folder, source)
+    cluster_task._check(job, shard)
+    without_credentials(monkeypatch, tmp_path)
+    with pytest.raises(EngineError, match=rf"cannot read .*{where}.* \(.*credentials"):
+        cluster_task._check(job, shard)
+
+
+def test_a_store_that_is_busy_does_not_end_the_job_of_a_cluster(
+    output: Folder, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is tried again."""
+    quick(monkeypatch)
+    job, shard = task_of(output, f"s3://{BUCKET}/not-ours/list.txt")
+    store.proxy.trouble = Trouble(share=1.0, how=("slow_down",))
+    with pytest.raises(OSError, match=r"(?i)slow ?down|reduce"):
+        cluster_task._check(job, shard)

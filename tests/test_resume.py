@@ -97,6 +97,25 @@ def test_options_of_another_kind_may_change_and_are_told(
     assert "image_size (was 32, is 64)" in capfd.readouterr().err
 
 
+def test_secrets_are_neither_kept_in_the_dataset_nor_told(
+    urls: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Datasets are published, with the folder in which their options are."""
+    out = tmp_path / "out"
+    for number, password in enumerate(("hunter2", "swordfish")):
+        (out / "00001_stats.json").unlink(missing_ok=True)
+        args = {"username": "me7", "password": password, "http_headers": {"X-Key": "ab12"}, "format": f"best{number}"}
+        any_file = {"media": "any", "output_format": "files", "image_size": 256}
+        run(urls, out, yt_args=args, progress="plain", **any_file)
+        kept = "".join(path.read_text(errors="replace") for path in (out / "_img2dataset").rglob("*") if path.is_file())
+        told = "".join(capfd.readouterr())
+        assert "'format': 'best0'" in kept
+        for secret in ("me7", "hunter2", "swordfish", "ab12"):
+            assert secret not in kept
+            assert secret not in told
+    assert "yt_args (was {'username': '(not recorded)'" in told
+
+
 @pytest.mark.parametrize("change", [{"output_format": "files"}, {"encode_format": "webp"}])
 def test_another_format_is_refused(urls: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     """Else the command would say that all is done, and a loader would find nothing."""

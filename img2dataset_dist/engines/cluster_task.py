@@ -166,18 +166,28 @@ def _check(cluster_job: ClusterJob, first: Shard) -> None:
     check_version(cluster_job.version)
     host = socket.gethostname()
     job = cluster_job.job
-    content = output_folder(job.output_url).read(JOB_FILE)
+    with _reading(f"{JOB_FILE} in the output_folder {job.output_url}"):
+        content = output_folder(job.output_url).read(JOB_FILE)
     if content is None or job.fingerprint not in {entry["fingerprint"] for entry in json.loads(content)["jobs"]}:
         raise EngineError(
             f"{host} does not see the driver's output_folder at {job.output_url}: it must be on storage that the "
             "driver and all workers share, for example s3:// or a disk that is mounted everywhere"
         )
-    try:
+    with _reading(f"the list at {first.source.path}"):
         storage.open_input(first.source.path).close()
-    except OSError as error:
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """What this machine cannot read, no shard can be done with here: the job ends, unless the trouble may pass."""
+    try:
+        yield
+    except Exception as error:
+        if storage.may_pass(error):
+            raise
         raise EngineError(
-            f"{host} cannot read the list at {first.source.path} ({error}): it must be on storage that the driver and "
-            "all workers share"
+            f"{socket.gethostname()} cannot read {what} ({' '.join(str(error).split()) or type(error).__name__}): it must "
+            "be on storage that the driver and all workers share, and that all have the credentials for"
         ) from error
 
 

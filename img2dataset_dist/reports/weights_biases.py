@@ -10,6 +10,7 @@ import wandb
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.model import Event, Receipt, Stats
+from img2dataset_dist.redaction import redacted
 from img2dataset_dist.reports import JobStart
 
 TABLE_SECONDS = 60.0
@@ -23,7 +24,7 @@ class WandbReport:
         self._clock = clock
         self._total = Stats()
         self._table_at = float("-inf")
-        self._run: Any = wandb.init(project=config.report.wandb_project, config=config.flat())
+        self._run: Any = wandb.init(project=config.report.wandb_project, config=redacted(config.flat()))
 
     def start(self, start: JobStart) -> None:
         """See `Report.start`."""

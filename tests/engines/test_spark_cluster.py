@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import signal
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -16,12 +18,13 @@ import pytest
 from support import dataset
 from support.processes import alive, wait_for
 from support.server import NastyServer
-from support.spark_cluster import HOST, STEPS, VERSIONS, Driver, SparkCluster, have
+from support.spark_cluster import HOST, STEPS, VERSIONS, Driver, SparkCluster, free_port, have
 
 from img2dataset_dist import download
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.timeout(900)]
 ROWS = 240
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 both = pytest.mark.parametrize("running", VERSIONS, indirect=True)
 latest = pytest.mark.parametrize("running", VERSIONS[:1], indirect=True)
 
@@ -241,3 +244,60 @@ def test_the_jvm_of_the_driver_dies(cluster: SparkCluster, server: NastyServer, 
     assert "run the same command again to go on" in output
     download(**(job | {"distributor": "inline", "thread_count": 100}))
     dataset.check_whole(tmp_path / "out")
+
+
+def flags_of_the_script(cluster: SparkCluster, job: dict[str, Any]) -> list[str]:
+    """For examples/download.py, as on the master of a cluster: nothing but its own settings."""
+    ports = {"driver_port": free_port(5678), "block_manager_port": free_port(6678)}
+    shown = ("url_list", "output_folder", "number_sample_per_shard")
+    options = {"master": cluster.url, "python": sys.executable, "executor_memory": "512m", "driver_host": HOST, **ports}
+    flags = [f"--{name}={value}" for name, value in (options | {name: job[name] for name in shown}).items()]
+    return [*flags, "--allow_private_addresses"]
+
+
+@latest
+def test_the_script_of_a_cluster_ends_in_order_when_it_is_terminated(
+    cluster: SparkCluster, server: NastyServer, tmp_path: Path
+) -> None:
+    """Tasks are cancelled, the cores are free at once, no half-written file is left, and the same command goes on."""
+    job = options(server, tmp_path) | {"image_size": 256}  # the script's
+    command = [sys.executable, str(EXAMPLES / "download.py"), *flags_of_the_script(cluster, job)]
+    driver = cluster.start(command)
+    driver.wait_for(lambda: len(done(tmp_path)) >= 2)
+    driver.send(signal.SIGTERM)
+    assert "stopped; run the same command again" in driver.wait(130)
+    assert dataset.leftovers(tmp_path / "out") == []
+    assert cluster.state()["activeapps"] == []
+    before = set(done(tmp_path))
+    assert len(before) < ROWS // 10
+    cluster.start(command).wait()
+    same_as_undisturbed(job, tmp_path)
+
+
+@latest
+def test_a_single_machine_tries_again_with_the_settings_of_the_script(
+    cluster: SparkCluster, server: NastyServer, tmp_path: Path
+) -> None:
+    """With Spark's defaults for machines that fail it would have none left, and would throw a whole sub-job away."""
+    spec = importlib.util.spec_from_file_location("example_download", EXAMPLES / "download.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    settings = script.settings(script.parse(["--master=spark://127.0.0.1:7077"]))
+    exclusion = {name: value for name, value in settings.items() if "exclude" in name or "maxFailures" in name}
+    job = options(server, tmp_path, rows=160)
+    driver = cluster.submit(job, {**exclusion, "spark.cores.max": "1"})
+    victims: set[int] = set()
+    for _ in range(3):
+        count = len(done(tmp_path))
+        driver.wait_for(lambda: len(done(tmp_path)) >= count + 2)  # noqa: B023 (called at once)
+        (victim,) = driver.wait_for(lambda: set(cluster.python_workers()) - victims)
+        os.kill(victim, signal.SIGKILL)
+        victims.add(victim)
+        driver.wait_for(lambda: set(cluster.python_workers()) - victims, "another Python worker")
+        jobs = driver.about("jobs")
+        assert jobs
+        assert not [text for text in jobs if text["status"] == "FAILED"], jobs
+    driver.wait()
+    same_as_undisturbed(job, tmp_path, rows=160)

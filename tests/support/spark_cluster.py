@@ -246,6 +246,12 @@ class SparkCluster:
         self._drivers.append(Driver(command, environment(self.version, PYSPARK_SUBMIT_ARGS=submit), self._folder, ui))
         return self._drivers[-1]
 
+    def start(self, command: list[str]) -> Driver:
+        """Any other driver, which brings its own settings."""
+        env = environment(self.version, PYSPARK_SUBMIT_ARGS="--driver-memory 512m pyspark-shell")
+        self._drivers.append(Driver(command, env, self._folder, 4040))
+        return self._drivers[-1]
+
     def worker_pids(self) -> list[int]:
         """The Worker processes; each leads a group, to which its executors belong."""
         return [worker.pid for worker in self._workers if worker.poll() is None]

@@ -185,9 +185,10 @@ def _reading(what: str) -> Iterator[None]:
     except Exception as error:
         if storage.may_pass(error):
             raise
+        why = " ".join(str(error).split()) or type(error).__name__
         raise EngineError(
-            f"{socket.gethostname()} cannot read {what} ({' '.join(str(error).split()) or type(error).__name__}): it must "
-            "be on storage that the driver and all workers share, and that all have the credentials for"
+            f"{socket.gethostname()} cannot read {what} ({why}): it must be on storage that the driver and all workers "
+            "share, and that all have the credentials for"
         ) from error
 
 

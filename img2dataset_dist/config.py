@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from img2dataset_dist.errors import ConfigError
-from img2dataset_dist.media_options import DEFAULTS, MediaConfig
+from img2dataset_dist.media_options import DEFAULTS, OF_FILMS, OF_PICTURES, MediaConfig
 from img2dataset_dist.option_groups import (
     EXTRA_COLUMNS,
     HASHES,
@@ -145,6 +145,12 @@ def _check_media(config: JobConfig) -> None:
         for name, value in (("clip_col", config.input.clip_col), ("subsampling", config.media.subsampling)):
             if value is not None:
                 raise ConfigError(f"{name} is for videos and sounds, but media={media!r}; set media='video' or 'audio'")
+    _check_unused(config.media)
+    if config.input.clip_col is not None and "clips" in (config.input.save_additional_columns or ()) and not again:
+        raise ConfigError(
+            "save_additional_columns may not hold clips together with clip_col: that column says what was stored; "
+            "rename it in the list"
+        )
     if media != "image":
         for name in ("bbox_col", "compute_phash"):
             if getattr(config.input, name, None) or getattr(config.image, name, False):
@@ -153,6 +159,22 @@ def _check_media(config: JobConfig) -> None:
         raise ConfigError("subtitles_are_clips makes clips itself; drop clip_col and cuts_are_clips")
     if config.media.captions_are_subtitles and config.input.caption_col is None and not again:
         raise ConfigError("captions_are_subtitles needs caption_col, the column that holds them")
+
+
+def _check_unused(config: MediaConfig) -> None:
+    """Options that would do nothing with these media."""
+    unused: tuple[str, ...] = ()
+    if config.media in {"image", "any"}:
+        unused = OF_FILMS
+    elif config.media == "audio" and "video" not in (config.encode_formats or {}):
+        unused = OF_PICTURES
+    for name in unused:
+        value = getattr(config, name)
+        if value != MediaConfig.model_fields[name].default:
+            wanted = "'video'" if name in OF_PICTURES else "'video' or 'audio'"
+            raise ConfigError(
+                f"{name}={value!r} does nothing with media={config.media!r}; drop it, or set media={wanted}"
+            )
 
 
 class Option(NamedTuple):

@@ -163,7 +163,10 @@ class Truncated(FetchError):
 
 class TooLarge(FetchError):
     code = "too_large"
-    summary = "the body is larger than `max_body_bytes`, measured after content decoding"
+    summary = (
+        "the body is larger than `max_body_bytes`, measured after content decoding, or what ffmpeg makes of it is "
+        "larger than that may be (docs/video.md)"
+    )
 
 
 class TooManyRedirects(FetchError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from typing import BinaryIO
 
 HEAD_BYTES = 4096
 """Bytes from the beginning of a file that are enough for `sniff`."""
@@ -46,7 +47,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb"fLaC", "flac"),
     (rb"OggS", "ogg"),
     (rb"(RIFF|RF64)....WAVE", "wav"),
-    (rb"ID3|\xff[\xfb\xf3\xf2\xfa\xe3\xe2]", "mp3"),
+    (rb"\xff[\xfb\xf3\xf2\xfa\xe3\xe2]", "mp3"),
     (rb"\xff[\xf1\xf9\xf0\xf8]", "aac"),
     (rb"#!AMR", "amr"),
     (rb"FORM....AIF[FC]", "aiff"),
@@ -79,9 +80,27 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb"wOF[F2]", "woff"),
 )
 _SIGNATURES = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _MAGIC)
-_SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
-_HTML = re.compile(rb"<(!doctype html|html|head|body|script|title|meta|div|p|a|h1|iframe|!--)\b", re.IGNORECASE)
+_TAG = b"ID3"
+_TAGGED = frozenset({"aac", "ac3", "flac", "ogg", "wav", "aiff"})
+"""Sounds that may have an ID3 tag before them; what else stands behind one is MP3, whose first bytes say little."""
+
+_MOST_TAGS = 8
+_TELLING = 16
+"""Bytes that tell sounds apart."""
+
+_PROLOG = re.compile(rb"\s+|<\?.*?\?>|<!--.*?-->", re.DOTALL)
+"""One thing that may stand before the root of a document."""
+
+_SVG = re.compile(rb"<(!doctype\s+svg\b|(\w+:)?svg[\s/>])", re.IGNORECASE)
+_HTML = re.compile(
+    rb"<(!doctype html|html|head|body|script|style|title|meta|link|base|noscript|div|p|a|h[1-6]|br|img|font|center|"
+    rb"table|ul|form|iframe)\b|<!--",
+    re.IGNORECASE,
+)
+_XHTML = re.compile(rb"<(!doctype html|html)\b", re.IGNORECASE)
 _MPD = re.compile(rb"<(\w+:)?MPD[\s>]")
+_TEXTS = ((b"#EXTM3U", "m3u8"), (b"WEBVTT", "vtt"))
+"""What may also stand behind a byte order mark or empty lines."""
 _HEAD = 1024
 """How many bytes are looked at to tell kinds of text apart."""
 
@@ -141,20 +160,20 @@ def sniff(body: bytes) -> str:
         One of `media.IMAGES` or `OTHER_IMAGES`; else what it is instead: "mp4", "webm", "mp3", "pdf", "zip" and so on,
         or "html", "xml", "json", "text", "empty", "unknown".
     """
+    if body.startswith(_TAG):
+        return _sound(body, _behind_tags(body))
     for signature, kind in _SIGNATURES:
         if signature.match(body):
             return kind
     head = body[:_HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
         return "text" if body else "empty"
-    if _SVG.search(head) and head.startswith(b"<"):
-        return "svg"
-    if _MPD.search(head):
-        return "mpd"
-    if head.startswith(b"<?xml"):
-        return "html" if b"<html" in head.lower() else "xml"
-    if _HTML.match(head):
-        return "html"
+    marked = _markup(body[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf")) if head.startswith(b"<") else None
+    if marked is not None:
+        return marked
+    for start, kind in _TEXTS:
+        if head.startswith(start):
+            return kind
     if b"\x00" in head or sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head):  # noqa: PLR2004
         return "unknown"
     try:
@@ -162,6 +181,52 @@ def sniff(body: bytes) -> str:
     except UnicodeDecodeError:
         return "unknown"
     return "json" if head[:1] in b"{[" else "text"
+
+
+def sniff_file(file: BinaryIO) -> str:
+    """The kind of an open file, as `sniff` names it; also where a tag before a sound is longer than `HEAD_BYTES`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    head = file.read(HEAD_BYTES)
+    begin = _behind_tags(head)
+    if begin + _TELLING <= len(head) or not begin:
+        return sniff(head)
+    file.seek(begin)
+    return _sound(file.read(_TELLING), 0)
+
+
+def _behind_tags(body: bytes) -> int:
+    """Where the ID3v2 tags at the beginning end (id3.org, ID3v2.4.0 section 3.1); 0 without any."""
+    at = 0
+    for _ in range(_MOST_TAGS):
+        head = body[at : at + 10]
+        if not head.startswith(_TAG) or len(head) < 10:  # noqa: PLR2004
+            break
+        size = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(head[6:])))
+        at += 10 + size + (10 if head[5] & 0x10 else 0)  # a footer is as long as the head
+    return at
+
+
+def _sound(body: bytes, begin: int) -> str:
+    """What sound begins there, behind a tag."""
+    found = (kind for signature, kind in _SIGNATURES if kind in _TAGGED and signature.match(body, begin))
+    return next(found, "mp3")
+
+
+def _markup(head: bytes) -> str | None:
+    """Which kind of markup, by its root; None for none. An image, or what looks like one, may be within a page, too."""
+    root = head
+    while found := _PROLOG.match(root):
+        root = root[found.end() :]
+    if _SVG.match(root):
+        return "svg"
+    if _MPD.match(root):
+        return "mpd"
+    if head.lstrip().startswith(b"<?xml"):
+        return "html" if _XHTML.match(root) else "xml"
+    return "html" if _HTML.match(root) else None
 
 
 def class_of(kind: str) -> str:

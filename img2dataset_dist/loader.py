@@ -194,19 +194,19 @@ class _Decoder:
 
     def _decoded(self, sample: Sample) -> Sample:
         done: Sample = {}
-        sound = self.sound and not any(role_of(name) == "audio" for name in sample)
+        roles = {name: _role(name, sample["json"]) for name in sample}
+        sound = self.sound and "audio" not in roles.values()
         for name, value in sample.items():
             if isinstance(value, bytes):
-                done |= self._part(name, value, done)
-                if sound and role_of(name) == "video":
+                done |= self._part(name, value, role=roles[name], done=done)
+                if sound and roles[name] == "video":
                     done |= self._sound(value)
             else:
                 done[name] = value
         return done
 
-    def _part(self, name: str, value: bytes, done: Mapping[str, Any]) -> Sample:
+    def _part(self, name: str, value: bytes, *, role: str, done: Mapping[str, Any]) -> Sample:
         """What becomes of one file of a sample; of several of a kind the first counts, the others stay bytes."""
-        role = role_of(name)
         if role in done:
             return {name: value}
         if role == "image":
@@ -230,6 +230,13 @@ class _Decoder:
     def _audio(self, value: bytes) -> Sample:
         waves, rate = arrays.audio(value, rate=self.rate, mono=self.mono)
         return {"audio": waves, "rate": rate}
+
+
+def _role(name: str, row: Any) -> str:
+    """What a file of a sample is. A container that may hold a video has only a sound where its metadata say so."""
+    role = role_of(name)
+    only_sound = role == "video" and isinstance(row, Mapping) and row.get("kind") == "audio"
+    return "audio" if only_sound else role
 
 
 def _array(value: bytes) -> Any:

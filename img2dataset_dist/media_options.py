@@ -10,6 +10,9 @@ from img2dataset_dist.option_groups import Count, Group, Seconds, Wait
 
 Media = Literal["image", "video", "audio", "any"]
 Side = Annotated[int, Field(ge=2, le=65536)]
+Preset = Literal[
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"
+]
 
 
 class MediaConfig(Group):
@@ -48,7 +51,7 @@ class MediaConfig(Group):
     video_crf: Annotated[int, Field(ge=0, le=63)] | None = Field(
         None, description="Quality of what is encoded, smaller is better. None: ffmpeg's own, 23 for H.264."
     )
-    video_preset: str = Field("veryfast", description="Effort of the H.264 encoder: ultrafast to veryslow.")
+    video_preset: Preset = Field("veryfast", description="Effort of the H.264 encoder.")
     audio_rate: Annotated[int, Field(ge=1000, le=384_000)] | None = Field(
         None, description="Samples per second of the sound. None: as it is."
     )
@@ -128,6 +131,20 @@ class MediaConfig(Group):
         "none", description="nvidia: decode and encode by NVDEC and NVENC where ffmpeg and the machine have them."
     )
 
+
+OF_PICTURES = (
+    "video_resize_mode", "video_size", "video_height", "video_width", "video_fps", "video_frames", "video_crf",
+    "video_preset",
+)  # fmt: skip
+"""Options that say nothing where only sounds are stored."""
+
+OF_FILMS = (
+    *OF_PICTURES, "encode_formats", "audio_rate", "audio_channels", "probe", "probe_keyframes", "cut_detection",
+    "cut_threshold", "min_scene_frames", "cuts_are_clips", "clips", "clip_precision", "min_clip_seconds",
+    "max_clip_seconds", "captions_are_subtitles", "subtitles_are_clips", "download_size", "download_audio_rate",
+    "yt_args", "yt_metadata_args",
+)  # fmt: skip
+"""Options that say nothing where neither videos nor sounds are made."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "video": {

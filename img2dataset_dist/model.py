@@ -123,11 +123,13 @@ class Stored:
     Attributes:
         tar: a full fsspec URL or an absolute path; the sample is called like the row, `Item.key`.
         facts: what was known of the row's fetch when the dataset was made.
+        part: of a clip that an earlier job made: where it is in its source, in seconds; None for all of it.
         last: whether no other row of this tar follows.
     """
 
     tar: str
     facts: FetchFacts = FetchFacts()
+    part: Clip | None = None
     last: bool = False
 
 
@@ -143,6 +145,7 @@ class Item:
         columns: additional columns, bounding boxes, `caption` and the hash to verify, by their output names.
         clips: start and end of each wanted part of the media, in seconds; None for all of it.
         byte_range: first and last byte of the resource that are wanted, as RFC 9110 counts them; None for all.
+        spent: seconds of `timeout` that earlier requests for the same row have taken.
         stored: of a row whose media lie in a dataset: where; its `url` is only carried along.
         failure: set when the reader could not make sense of the row, or it had failed already.
     """
@@ -154,6 +157,7 @@ class Item:
     columns: Mapping[str, Any] = field(default_factory=dict)
     clips: tuple[Clip, ...] | None = None
     byte_range: tuple[int, int] | None = None
+    spent: float = 0.0
     stored: Stored | None = None
     failure: Failure | None = None
 
@@ -168,7 +172,7 @@ class MediaFile:
         present: parts of it that are there, in seconds; None for all. Of a long video only those that are wanted may
             have been fetched: the rest of the file is holes.
         sound: a second file with the sound, where a site keeps it apart.
-        subtitles: language to path of a VTT or SRT file; `automatic` are those that a machine wrote.
+        subtitles: language to path of a VTT or SRT file.
         page: what the site says of the video, as yt-dlp gives it, for `yt_meta_dict`.
     """
 
@@ -177,7 +181,6 @@ class MediaFile:
     present: tuple[Clip, ...] | None = None
     sound: str | None = None
     subtitles: Mapping[str, str] = field(default_factory=dict)
-    automatic: frozenset[str] = frozenset()
     page: Mapping[str, Any] | None = None
 
 

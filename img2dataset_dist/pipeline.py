@@ -19,6 +19,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from img2dataset_dist import registry
 from img2dataset_dist.commit import output_folder
@@ -77,7 +78,8 @@ class Pipeline:
         self._tally = Tally()
         self._tally_lock = threading.Lock()
         self._stop = threading.Event()
-        self._nursery = Nursery(job.config) if isolate else None
+        self._here = _config_here(job)
+        self._nursery = Nursery(self._here) if isolate else None
         self._profiles_name = own_name("hosts")
         self._pool = TransformPool(
             self._work,
@@ -243,14 +245,13 @@ class Pipeline:
 
     def _work(self) -> Work:
         """Transform thread: what it does to its rows."""
-        config = self._job.config
         if self._nursery is None:
-            return InProcess(config)
-        return RemoteTransform(self._nursery, config.engine.transform_timeout)
+            return InProcess(self._here)
+        return RemoteTransform(self._nursery, self._here.engine.transform_timeout)
 
     def _finish(self, fetched: Fetched, sample: Sample) -> None:
         """Transform thread: hand a row to its writer, and its room to others."""
-        sample = accompanied(sample, fetched.beside, self._job.config.image.encode_format)
+        sample = accompanied(self._with_made(sample), fetched.beside, self._job.config.image.encode_format)
         try:
             opened = self._open.get(fetched.item.shard_id)
             if opened is None or opened.dead or self._stop.is_set():
@@ -261,6 +262,14 @@ class Pipeline:
             opened.put(sample)
         finally:
             self._budget.row_out(len(fetched.body or b""))
+
+    def _with_made(self, sample: Sample) -> Sample:
+        """Count what was made of a row with what came: both are on the disk until the row has been written."""
+        if sample.file is None or self._spool is None:
+            return sample
+        made = self._spool.made(os.path.dirname(sample.file.path))
+        self._budget.take(made, force=True)  # it is there; who waited for room here might do so for ever
+        return replace(sample, file=replace(sample.file, size=sample.file.size + made))
 
     def _release(self, sample: Sample) -> None:
         """A row has been written, or will not be: the disk gets back what it took."""
@@ -273,6 +282,12 @@ class Pipeline:
         opened = self._open.get(shard_id)
         if opened is not None:
             opened.fail(error)
+
+
+def _config_here(job: ShardJob) -> JobConfig:
+    """The options for this machine: on a cluster the engine knows how many workers it has, whatever the option says."""
+    engine = job.config.engine.model_copy(update={"processes_count": job.neighbours})
+    return job.config.model_copy(update={"engine": engine})
 
 
 def _fetcher(config: JobConfig) -> str:

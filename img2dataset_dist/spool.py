@@ -17,6 +17,8 @@ import tempfile
 from img2dataset_dist.errors import ConfigError
 
 PREFIX = "img2dataset-spool-"
+MADE = "made-"
+"""How files in a row's folder begin that were made here of those that came."""
 
 
 class Spool:
@@ -50,6 +52,12 @@ class Spool:
         path = os.path.join(self.root, str(next(self._numbers)))
         os.mkdir(path)
         return path
+
+    def made(self, folder: str) -> int:
+        """Bytes of the files in a row's folder that were made here; never raises."""
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.name.startswith(MADE))
+        return 0
 
     def remove(self, folder: str) -> None:
         """Remove a row's folder and all in it; never raises."""

@@ -50,16 +50,17 @@ def parse(text: str) -> list[Line]:
     return _unrolled(found)
 
 
-def clip(lines: Mapping[str, Sequence[Line]], part: Clip | None = None) -> list[dict[str, Any]]:
+def clip(lines: Mapping[str, Sequence[Line]], part: Clip | None = None, begin: float = 0.0) -> list[dict[str, Any]]:
     """What is said within a part of the video, as video2dataset has it in `clip_subtitles`.
 
     Args:
         lines: by language.
         part: None for all of it.
+        begin: where the video begins in its source, in seconds, when it is a clip itself.
 
     Returns:
         `[{"start": "00:00:01.000", "end": "00:00:02.500", "lines": {"en": ["..."]}}]`, by start. The times are those of
-        the whole video; what is said at the same time in several languages is one record.
+        the source, from its beginning; what is said at the same time in several languages is one record.
     """
     records: dict[tuple[float, float], dict[str, list[str]]] = {}
     for language, spoken in lines.items():
@@ -67,7 +68,7 @@ def clip(lines: Mapping[str, Sequence[Line]], part: Clip | None = None) -> list[
             if part is None or max(line.start, part.start) < min(line.end, part.end):
                 records.setdefault(line[:2], {}).setdefault(language, []).extend(line.text.split("\n"))
     return [
-        {"start": timestamp(start), "end": timestamp(end), "lines": said}
+        {"start": timestamp(begin + start), "end": timestamp(begin + end), "lines": said}
         for (start, end), said in sorted(records.items(), key=lambda record: record[0])
     ]
 
@@ -77,16 +78,22 @@ def records(lines: Iterable[Line]) -> list[dict[str, Any]]:
     return [{"start": timestamp(a), "end": timestamp(b), "lines": text.split("\n")} for a, b, text in lines]
 
 
+def within(lines: Iterable[Line], part: Clip) -> list[Line]:
+    """What is said within a part of the video; cut to it, and times count from its start, in whole milliseconds."""
+    found = []
+    for line in lines:
+        begins = round((max(line.start, part.start) - part.start) * 1000)
+        ends = round((min(line.end, part.end) - part.start) * 1000)
+        if begins < ends:
+            found.append(Line(begins / 1000, ends / 1000, line.text))
+    return found
+
+
 def dump_vtt(lines: Iterable[Line], part: Clip | None = None) -> str:
     """A VTT file of what is said within a part of the video, or in all of it; its times count from the part's start."""
-    start, end = part or (0.0, float("inf"))
     cues = ["WEBVTT\n"]
-    for line in lines:
-        begins = round((max(line.start, start) - start) * 1000)
-        ends = round((min(line.end, end) - start) * 1000)
-        if begins < ends:
-            text = html.escape(line.text, quote=False)
-            cues.append(f"{timestamp(begins / 1000)} --> {timestamp(ends / 1000)}\n{text}\n")
+    for start, end, text in within(lines, part or Clip(0.0, float("inf"))):
+        cues.append(f"{timestamp(start)} --> {timestamp(end)}\n{html.escape(text, quote=False)}\n")
     return "\n".join(cues)
 
 

@@ -1,8 +1,8 @@
 """`video2dataset()`: the arguments of the tool video2dataset, for its users.
 
-Every argument and every key of its config file becomes options of `download`, or is refused with what to do instead;
-none is dropped without a word. Names, meanings and built-in configs are those of its version 1.3, and of the calls that
-1.0 and 1.1 took. What differs is in docs/migrating.md.
+Every argument and every key of its config file becomes options of `download`, or is refused with what to do instead.
+Only some keys of `dataloader_args` say nothing here; docs/migrating.md names them, and what else differs. Names,
+meanings and built-in configs are those of its version 1.3, and of the calls that 1.0 and 1.1 took.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _LOADER = ("resize_size", "decoder_kwargs", "batch_size")
 _DECODER = ("n_frames", "uniformly_sample", "fps", "num_threads", "return_bytes")
 _UNSET = -1
 """What it writes for a number that is not given."""
+
+_SIZE = 360
+"""Its `video_size`, when none is given."""
 
 
 def video2dataset(  # noqa: PLR0917 (positions are the peer's)
@@ -264,8 +267,10 @@ def _older_steps(given: dict[str, Any], flat: dict[str, Any]) -> dict[str, Any]:
     size, modes = given.get("video_size"), given.get("resize_mode")
     if size is not None:
         flat["download_size"] = size
-    if modes is not None or (size is not None and given.get("strict_resize")):
+    if modes is not None or given.get("strict_resize"):
         sides = {"height": given.pop("video_height", None), "width": given.pop("video_width", None)}
+        if size is None and not any(sides.values()):
+            size = _SIZE
         args = {"video_size": size} if size is not None else sides
         steps["ResolutionSubsampler"] = {"args": {"resize_mode": modes or ["scale"], **args}}
     if "cut_detection" in given:  # an option of ours, and so is cuts_are_clips then

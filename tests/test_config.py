@@ -350,6 +350,41 @@ def test_processes_are_those_asked_for_or_all_cores(monkeypatch: pytest.MonkeyPa
     assert make().processes() == 1
 
 
+@pytest.mark.parametrize(
+    ("media", "name", "value", "wanted"),
+    [
+        ("any", "probe", True, "'video' or 'audio'"),
+        ("any", "subtitles_are_clips", True, "'video' or 'audio'"),
+        ("any", "encode_formats", {"video": "mp4"}, "'video' or 'audio'"),
+        ("any", "yt_metadata_args", {"get_info": True}, "'video' or 'audio'"),
+        ("image", "video_fps", 5, "'video'"),
+        ("image", "audio_rate", 16000, "'video' or 'audio'"),
+        ("audio", "video_size", 64, "'video'"),
+        ("audio", "video_fps", 5, "'video'"),
+    ],
+)
+def test_options_that_would_do_nothing(media: str, name: str, value: Any, wanted: str) -> None:
+    assert refusal(media=media, **{name: value}) == (
+        f"{name}={make(media='video', **{name: value}).flat()[name]!r} does nothing with media={media!r}; drop it, or "
+        f"set media={wanted}"
+    )
+
+
+def test_options_of_pictures_where_a_dataset_of_sounds_has_some() -> None:
+    assert make(media="audio", encode_formats={"audio": "m4a", "video": "mp4"}, video_size=64).media.video_size == 64
+
+
+def test_the_clip_column_and_a_column_named_clips_that_is_carried() -> None:
+    given = {"input_format": "csv", "save_additional_columns": ["clips"], "media": "video"}
+    assert "clip_col" in refusal(**given, clip_col="parts")
+    assert make(**given).input.clip_col is None
+
+
+def test_presets_are_those_of_the_encoder() -> None:
+    assert make(media="video", video_preset="slow").media.video_preset == "slow"
+    assert "is not one of ultrafast, superfast" in refusal(media="video", video_preset="superquick")
+
+
 def test_nearest() -> None:
     assert nearest("uri", ["url", "key"]) == "; did you mean 'url'?"
     assert nearest("zzz", ["url", "key"]) == ""

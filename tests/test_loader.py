@@ -240,6 +240,23 @@ def test_the_sound_in_a_video(mixed: Path) -> None:
     assert got["c"]["rate"] == 8000
 
 
+def test_a_video_container_with_nothing_but_sound(tmp_path: Path) -> None:
+    """As `media="any"` keeps it: it is called by its container, and `kind` says what is in it."""
+    path = tmp_path / "tone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    tars.write_tar(tmp_path / "0.tar", [("a.mp4", path.read_bytes()), ("a.json", b'{"kind": "audio"}')])
+    for sound in (False, True):
+        [got] = dataset(str(tmp_path), sound=sound)
+        assert "video" not in got
+        assert got["rate"] == 8000
+        assert got["audio"].shape[0] == 1
+        assert got["audio"].shape[1] >= 8000
+
+
 def test_a_rotated_video_is_upright(tmp_path: Path) -> None:
     """A phone's: stored sideways, with a note by how much a player must turn it."""
     stored, turned = tmp_path / "stored.mp4", tmp_path / "turned.mp4"

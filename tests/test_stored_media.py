@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support import crash, dataset, tars
-from support.videos import CYCLE, Gallery, seen
+from support.photos import picture
+from support.videos import CYCLE, Gallery, ffmpeg, seen
 
 from img2dataset_dist import download
+from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.spool import Spool
 
 CRASH = Path(crash.__file__)
@@ -156,6 +158,123 @@ def test_clips_of_clips_are_told_in_seconds_of_the_source(made: Path, tmp_path: 
         assert row["duration"] == pytest.approx(0.52, abs=0.1)
 
 
+@pytest.mark.parametrize("as_text", [False, True], ids=["times", "json"])
+def test_clips_of_clips_whose_times_are_text(gallery: Gallery, tmp_path: Path, as_text: bool) -> None:
+    """As video2dataset writes them, in a tar without a parquet file; nobody can tell the source of the second."""
+    spans = [["00:00:01.500", "00:00:05.500"]]
+    first = {"url": "http://a/1", "clips": json.dumps(spans) if as_text else spans, "parts": [[1, 2]]}
+    odd = first | {"clips": "paper clips" if as_text else [["soon", "later"]]}
+    film, members = gallery("moov_first").read_bytes(), []
+    for key, row in (("a", first), ("b", odd)):
+        members += [(f"{key}.mp4", film), (f"{key}.json", json.dumps(row).encode())]
+    tars.write_tar(tmp_path / "in" / "00000.tar", members)
+    again(tmp_path / "in", tmp_path / "out", clip_col="parts", clip_precision="exact")
+    after = rows(tmp_path / "out")
+    expected = {"a_00000": [[2.5, 3.5]], "b_00000": odd["clips"] if as_text else [[1.0, 2.0]]}
+    assert {key: row["clips"] for key, row in after.items()} == {
+        key: json.dumps(value) if as_text and key == "a_00000" else value for key, value in expected.items()
+    }
+    again(tmp_path / "in", tmp_path / "small", video_size=64)  # and where nothing is clipped
+    kept = {"a": first["clips"], "b": odd["clips"]} if as_text else {"a": [[1.5, 5.5]], "b": None}
+    assert {key: row["clips"] for key, row in rows(tmp_path / "small").items()} == kept
+
+
+def test_cuts_of_a_clip_are_in_seconds_of_its_source(gallery: Gallery, tmp_path: Path) -> None:
+    """The clip from 2 s to 6 s; the cuts that were found in it begin there."""
+    row = {
+        "url": "http://a/1",
+        "clips": [[2.0, 6.0]],
+        "cuts": [[1.5, 3.0], [3.0, 4.52], [4.52, 6.0]],
+        "video_metadata": "{}",
+    }
+    film = gallery("moov_first").read_bytes()
+    tars.write_tar(tmp_path / "in" / "00000.tar", [("a.mp4", film), ("a.json", json.dumps(row).encode())])
+    again(tmp_path / "in", tmp_path / "out", clip_col="cuts", clip_precision="exact")
+    after = rows(tmp_path / "out")
+    assert [after[f"a_{n:05d}"]["clips"] for n in range(3)] == [[[2.0, 3.0]], [[3.0, 4.52]], [[4.52, 6.0]]]
+    assert {row["cuts"] for row in after.values()} == {None}
+    files = unpacked(tmp_path / "out", "00000", tmp_path / "files")
+    shown = [seen(files[f"a_{n:05d}.mp4"]).numbers for n in range(3)]
+    assert shown == [seen_numbers(0, 25), seen_numbers(25, 38), seen_numbers(63, 37)]
+
+
+@pytest.mark.parametrize("media", ["image", "any", "video"])
+def test_a_column_named_clips_is_the_lists_own_without_clip_col(media: str, gallery: Gallery, tmp_path: Path) -> None:
+    film = gallery("moov_first")
+    if media == "image":
+        film = tmp_path / "photo"
+        film.write_bytes(picture(0)[1])
+    texts = ["paper clips", "[]", "[[1, 2]]"]
+    lines = ["url\tclips", *(f"file://{film}\t{text}" for text in texts)]
+    (tmp_path / "l.tsv").write_text("\n".join(lines) + "\n")
+    stats = run(
+        tmp_path, tmp_path / "out", url_list=str(tmp_path / "l.tsv"), input_format="tsv", media=media,
+        save_additional_columns=["clips"], allowed_schemes=["file"],
+    )  # fmt: skip
+    assert stats.successes == 3
+    found = rows(tmp_path / "out")
+    assert [found[key]["clips"] for key in sorted(found)] == texts
+
+
+def test_clips_of_a_list_that_is_sorted_by_host(gallery: Gallery, tmp_path: Path) -> None:
+    film = gallery("moov_first")
+    lines = [
+        "url\tparts",
+        f"file://{film}\t[[1, 2]]",
+        f"file://{film}\t[]",
+        f"file://{film}\tpaper clips",
+        f"file://{film}\t",
+    ]
+    (tmp_path / "l.tsv").write_text("\n".join(lines) + "\n")
+    run(
+        tmp_path, tmp_path / "out", url_list=str(tmp_path / "l.tsv"), input_format="tsv", clip_col="parts",
+        clip_precision="exact", allowed_schemes=["file"], schedule="by_host", lanes=1,
+    )  # fmt: skip
+    found = rows(tmp_path / "out").values()
+    assert sorted((row["error_code"] or "", row["clips"] or []) for row in found) == [
+        ("", []), ("", [[1.0, 2.0]]), ("bad_clip", []), ("no_clip", [])
+    ]  # fmt: skip
+
+
+def test_lines_that_became_clips_keep_their_captions(gallery: Gallery, tmp_path: Path) -> None:
+    """In every format, and in the job after that one."""
+    film, said = gallery("moov_first").read_bytes(), b"WEBVTT\n\n00:00:01.000 --> 00:00:02.000\nwords\n"
+    members = [("a.mp4", film), ("a.en.vtt", said), ("a.json", b'{"url": "http://a/1"}')]
+    tars.write_tar(tmp_path / "in" / "00000.tar", members)
+    spoken = {"subtitles_are_clips": True, "clip_precision": "exact"}
+    again(tmp_path / "in", tmp_path / "table", output_format="parquet", **spoken)
+    assert rows(tmp_path / "table")["a_00000"]["caption"] == "words"
+    again(tmp_path / "in", tmp_path / "lines", **spoken)
+    again(tmp_path / "lines", tmp_path / "small", video_size=64)
+    assert rows(tmp_path / "small")["a_00000"]["caption"] == "words"
+    assert dict(tars.read_tar(tmp_path / "small" / "00000.tar"))["a_00000.txt"] == b"words"
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ({"media": "audio", "subsampling": {"AudioRateSubsampler": {"args": {"encode_format": "mp3"}}}}, ["mp3"]),
+        ({"subsampling": {"FrameSubsampler": {"args": {"frame_rate": 5, "encode_format": "webm"}}}}, ["webm"]),
+        (
+            {
+                "encode_formats": {"video": "mp4", "audio": "m4a"},
+                "subsampling": {"FrameSubsampler": {"args": {"downsample_method": "first_frame"}}},
+            },
+            ["jpg", "m4a"],
+        ),
+    ],
+    ids=["mp3", "webm", "first frame"],
+)
+def test_columns_of_media_follow_the_steps(made: Path, tmp_path: Path, more: dict[str, Any], names: list[str]) -> None:
+    again(made, tmp_path / "out", output_format="parquet", **more)
+    table = pq.read_table(tmp_path / "out" / "00000.parquet")
+    media = [field.name for field in table.schema if str(field.type) == "binary"]
+    assert media == names
+    [row] = [row for row in table.to_pylist() if row["key"] == "000000"]
+    assert all(row[name] for name in names)
+    assert row["parts"] == []
+
+
 def test_the_sound_of_a_dataset_of_videos(made: Path, tmp_path: Path) -> None:
     stats = again(made, tmp_path / "out", media="audio", encode_formats={"audio": "mp3"}, audio_rate=16000)
     codes = {key: row["error_code"] for key, row in rows(tmp_path / "out").items()}
@@ -211,6 +330,34 @@ def test_little_room_in_the_spool(made: Path, tmp_path: Path) -> None:
         made, tmp_path / "out", video_size=64, max_spool_bytes=1, processes_count=1, distributor="multiprocessing"
     )
     assert (stats.count, stats.successes) == (7, 5)
+
+
+def test_what_is_made_counts_until_it_is_written(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute of silence is little to fetch and 11 MB to store; in the end all room is given back."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "silence.flac"
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=48000:cl=stereo", "-t", "60", str(path))
+    members = [(f"{n}.flac", path.read_bytes()) for n in range(3)]
+    tars.write_tar(tmp_path / "in" / "00000.tar", members)
+    budgets, most = [], [0]
+
+    class Watched(Budget):
+        def __init__(self, **bounds: int) -> None:
+            super().__init__(**bounds)
+            budgets.append(self)
+
+        def take(self, size: int, *, force: bool = False) -> bool:
+            taken = super().take(size, force=force)
+            most[0] = max(most[0], self.used)
+            return taken
+
+    monkeypatch.setattr("img2dataset_dist.pipeline.Budget", Watched)
+    stats = again(tmp_path / "in", tmp_path / "out", media="audio", encode_formats={"audio": "wav"})
+    assert stats.successes == 3
+    assert most[0] > 11_000_000
+    assert [budget.used for budget in budgets] == [0]
 
 
 def test_a_torn_tar_of_videos(made: Path, tmp_path: Path) -> None:

@@ -153,6 +153,16 @@ def test_clip_groups_languages_by_time() -> None:
     assert subtitles.clip({}, Clip(0, 1)) == []
 
 
+def test_of_a_clip_the_times_of_its_source() -> None:
+    said = subtitles.clip({"en": [Line(1, 2, "a"), Line(4, 5, "b")]}, Clip(0.5, 3), begin=10)
+    assert said == [{"start": "00:00:11.000", "end": "00:00:12.000", "lines": {"en": ["a"]}}]
+
+
+def test_what_is_said_within_a_part_counts_from_its_start() -> None:
+    lines = [Line(0, 1, "before"), Line(1.5, 3, "begins before"), Line(4, 9, "ends behind"), Line(6, 7, "behind")]
+    assert subtitles.within(lines, Clip(2, 6)) == [Line(0, 1, "begins before"), Line(2, 4, "ends behind")]
+
+
 def test_records() -> None:
     assert subtitles.records([Line(3661.5, 3662, "a\nb")]) == [
         {"start": "01:01:01.500", "end": "01:01:02.000", "lines": ["a", "b"]}

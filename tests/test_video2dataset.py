@@ -222,6 +222,10 @@ def steps(**sections: Any) -> dict[str, Any]:
         ({"resize_mode": ["scale", "crop"], "video_size": 128}, {"size": 128, "modes": frozenset({"scale", "crop"})}),
         ({"video_size": 128, "strict_resize": True}, {"height": 128, "modes": frozenset({"scale"})}),
         ({"resize_mode": "scale", "video_height": 360, "video_width": -1}, {"height": 360, "width": None}),
+        # its video_size is 360 when none is given
+        ({"strict_resize": True}, {"height": 360, "modes": frozenset({"scale"})}),
+        ({"resize_mode": ["scale", "crop"]}, {"size": 360, "modes": frozenset({"scale", "crop"})}),
+        ({"strict_resize": True, "video_height": 100}, {"height": 100, "width": None, "size": None}),
         ({"detect_cuts": True}, {"cuts": "longest", "cuts_are_clips": False}),
         ({"detect_cuts": True, "cut_detection_mode": "all", "cuts_are_clips": True}, {"cuts": "all", "cuts_are_clips": True}),
     ],

@@ -24,6 +24,7 @@ from http import HTTPStatus
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import DiskFull, TooLarge
 from img2dataset_dist.fetchers.mp4_index import NoIndex, Span, find_index, read_index
+from img2dataset_dist.ffmpeg.recipe import Recipe
 from img2dataset_dist.model import Clip, Failure, Fetched, FetchFacts, Item, MediaFile
 from img2dataset_dist.spool import Spool
 
@@ -99,7 +100,7 @@ class _Row:
         wanted: what has to be; None before the index was read.
         present: the parts of the media that this is; None for all.
         facts: of the first response, with the sums of all.
-        slowest: milliseconds that the slowest of the requests under way took.
+        slowest: milliseconds that had passed on the network when the slowest request so far was over.
         failure: the first that came.
         odd: responses do not fit together.
         whole: the response that brought the whole file.
@@ -126,6 +127,11 @@ class _Row:
         """Bytes that came and are kept."""
         return sum(span.size for span in self.have)
 
+    @property
+    def spent(self) -> float:
+        """Seconds of the row's `timeout` that are gone."""
+        return self.slowest / 1000
+
     def peek(self, at: int) -> bytes | None:
         """Bytes of a header, if they are there."""
         end = min(at + _HEADER, self.total)
@@ -151,8 +157,12 @@ class RangePlanner:
 
     def __init__(self, config: JobConfig, *, spool: Spool) -> None:
         media = config.media
-        # A hash of a file with holes says nothing.
-        self._on = media.clip_ranges and media.media in ("video", "audio") and config.input.verify_hash is None
+        # A hash of a file with holes says nothing. And ffmpeg, told to decode keyframes only, has few pictures of a
+        # clip and reads on behind it, into the holes.
+        self._on = (
+            media.clip_ranges and media.media in ("video", "audio") and config.input.verify_hash is None
+            and Recipe.of(media).frames != "keyframe"
+        )  # fmt: skip
         self._cap = config.fetch.max_body_bytes
         self._spool = spool
         self._rows: dict[tuple[int, int], _Row] = {}
@@ -168,7 +178,7 @@ class RangePlanner:
     def begin(self, item: Item) -> list[Item]:
         """The first requests for a row; each response goes to `came`."""
         self._rows[item.shard_id, item.index] = _Row(item=item)
-        return [_part_of(item, Span(0, PROBE))]
+        return [_part_of(self._rows[item.shard_id, item.index], Span(0, PROBE))]
 
     def came(self, fetched: Fetched) -> Step:
         """What follows from a response, or from a request that failed."""
@@ -180,8 +190,7 @@ class RangePlanner:
         if row.under_way:
             return Step()
         assert row.facts is not None
-        row.facts = replace(row.facts, fetch_ms=(row.facts.fetch_ms or 0) + row.slowest)
-        row.slowest = 0
+        row.facts = replace(row.facts, fetch_ms=row.slowest)
         try:
             step = self._next(row)
         except OSError as error:
@@ -287,7 +296,7 @@ class RangePlanner:
             return self._failed(row, Failure.of(TooLarge("body too large")))
         assert row.path is not None
         if spans:
-            return Step(requests=[_part_of(row.item, span) for span in spans])
+            return Step(requests=[_part_of(row, span) for span in spans])
         os.truncate(row.path, row.total)
         present = None if row.size == row.total else row.present
         file = MediaFile(path=row.path, size=row.size, present=present)
@@ -297,7 +306,7 @@ class RangePlanner:
         """Start again, without ranges."""
         self._forget(row)
         row.path, row.have, row.failure, row.odd, row.last_try = None, [], None, False, True
-        return Step(requests=[row.item])
+        return Step(requests=[replace(row.item, spent=row.spent)])
 
     def _failed(self, row: _Row, failure: Failure) -> Step:
         assert row.facts is not None
@@ -342,8 +351,8 @@ def _disk(error: OSError) -> Failure:
     return Failure.of(DiskFull(f"tmp_dir: {error.strerror}"))
 
 
-def _part_of(item: Item, span: Span) -> Item:
-    return replace(item, byte_range=(span.start, span.end - 1))
+def _part_of(row: _Row, span: Span) -> Item:
+    return replace(row.item, byte_range=(span.start, span.end - 1), spent=row.spent)
 
 
 def union(spans: Iterable[Span]) -> list[Span]:

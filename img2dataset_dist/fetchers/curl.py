@@ -34,7 +34,16 @@ from img2dataset_dist.fetchers.intake import Intake
 from img2dataset_dist.fetchers.limits import Limits
 from img2dataset_dist.fetchers.link import Link
 from img2dataset_dist.fetchers.objects import ObjectReader
-from img2dataset_dist.fetchers.outcome import BLOCKED, end_of, facts_of, is_ours, is_stale, overdue_as, sign_of
+from img2dataset_dist.fetchers.outcome import (
+    BLOCKED,
+    behind_a_wall,
+    end_of,
+    facts_of,
+    is_ours,
+    is_stale,
+    overdue_as,
+    sign_of,
+)
 from img2dataset_dist.fetchers.permission import Permission
 from img2dataset_dist.fetchers.profiles import HostProfile
 from img2dataset_dist.fetchers.redirects import HTTP, follow
@@ -71,13 +80,18 @@ POLL = 0.02
 
 
 class CurlFetcher:
-    """See `Fetcher`. `clock` (seconds, monotonic) and `rand` (0 to 1) are arguments so that tests need not wait."""
+    """See `Fetcher`. `clock` (seconds, monotonic) and `rand` (0 to 1) are arguments so that tests need not wait.
+
+    `walls`: a page that stands before the real one fails as `site_blocked`, whatever its status, and is not tried
+    again. `slots`: what is shared with the other workers of this machine, None when alone.
+    """
 
     def __init__(
         self,
         config: FetchConfig,
         context: FetchContext | None = None,
         *,
+        walls: bool = False,
         clock: Callable[[], float] = time.monotonic,
         rand: Callable[[], float] = random.random,
     ) -> None:
@@ -90,12 +104,13 @@ class CurlFetcher:
         self._deadlines = Deadlines.of(config)
         names = (*((config.user_agent_token.lower(),) if config.user_agent_token else ()), *AGENT_NAMES)
         self._robots = Permission(names, clock) if config.robots_txt == "respect" else None
-        self._slots = FileSlots(context.slots) if context.slots else None
+        self.slots = FileSlots(context.slots) if context.slots else None
         self._limits = Limits(config, context)
-        self._gate: Gate[Transfer] = Gate(self._limits.of, self._slots, neighbours=context.neighbours)
+        self._gate: Gate[Transfer] = Gate(self._limits.of, self.slots, neighbours=context.neighbours)
         self._budget = context.budget or Budget(size=2**62, rows=2**62)
         self._health: Health[Transfer] = Health(patience=config.network_patience, notify=context.notify)
-        self._intake = Intake(config, names, self._budget, clock, context.spool)
+        self._walls = walls
+        self._intake = Intake(config, names, self._budget, clock, context.spool, walls=walls)
         self._wire = Wire(config, self._intake, clock)
         self._link = Link(clock=clock)
         self._resolver = Resolver(config.dns_servers, wake=self._wire.wake, timeout=self._deadlines.connect)
@@ -140,8 +155,8 @@ class CurlFetcher:
         if self._objects is not None:
             self._objects.close()
         self._wire.close()
-        if self._slots is not None:
-            self._slots.close()
+        if self.slots is not None:
+            self.slots.close()
 
     @property
     def alive(self) -> float:
@@ -389,7 +404,7 @@ class CurlFetcher:
             transfer.fresh = True
             self._send(transfer)
             return
-        failure = end_of(end)
+        failure = (behind_a_wall(transfer) if self._walls else None) or end_of(end)
         ours = is_ours(end)
         transfer.facts = facts_of(transfer, self._deadlines.spent(transfer, self._clock()))
         self._wire.end(transfer)

@@ -16,6 +16,7 @@ from img2dataset_dist.fetchers.body import FileBody
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.robots import MAX_BYTES
 from img2dataset_dist.fetchers.transfer import HEADERS, Transfer, Where
+from img2dataset_dist.fetchers.walls import HEAD, STATUS
 from img2dataset_dist.fetchers.wire import PAUSE
 from img2dataset_dist.fetchers.x_robots import is_disallowed
 from img2dataset_dist.model import Failure
@@ -40,6 +41,7 @@ class Intake:
         budget: bytes in memory, or on the spool's disk.
         clock: seconds.
         spool: where bodies of rows go; None for memory.
+        walls: keep the beginning of pages that may stand before the real one, for `Transfer.page`.
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class Intake:
         budget: Budget,
         clock: Callable[[], float],
         spool: Spool | None = None,
+        *,
+        walls: bool = False,
     ) -> None:
         self._spool = spool
+        self._walls = walls
         self._cap = config.max_body_bytes
         self._agents = frozenset(agents)
         self._directives = frozenset(config.disallowed_header_directives)
@@ -107,6 +112,8 @@ class Intake:
         size = len(body) + len(chunk)
         if not transfer.good:
             transfer.discarded += len(chunk)
+            if self._walls and transfer.status in STATUS:
+                transfer.page += chunk[: max(0, HEAD - len(transfer.page))]
             if transfer.discarded > ERROR_BODY:
                 return 0
         elif transfer.item is None:

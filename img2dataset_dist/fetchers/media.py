@@ -6,7 +6,9 @@
                └▶ clips of an mp4? ──▶ byte ranges ──▶ curl ──▶ is it a page or a playlist? ──▶ file
                └────────────────────────────────────▶ curl ──┘   └──▶ sites (yt-dlp)
 
-A file is an mp4 or a page by its bytes, whatever its URL or its server calls it.
+A file is an mp4 or a page by its bytes, whatever its URL or its server calls it. A wall before a page leads on as
+well: its site is left alone for a while, and yt-dlp tells later whether it still stands. So does a locked page where
+`yt_args` may have a key.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from typing import TYPE_CHECKING
 
 from img2dataset_dist import kinds
 from img2dataset_dist.config import FetchConfig
+from img2dataset_dist.errors import SiteBlocked
 from img2dataset_dist.fetchers import FetchContext
 from img2dataset_dist.fetchers.budget import Budget
 from img2dataset_dist.fetchers.curl import CurlFetcher
 from img2dataset_dist.fetchers.profiles import HostProfile
-from img2dataset_dist.model import Fetched, Item
+from img2dataset_dist.model import Fetched, FetchFacts, Item
 
 if TYPE_CHECKING:
     from img2dataset_dist.fetchers.clip_ranges import RangePlanner
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 LEADS_ON = frozenset({"html", "m3u8", "mpd"})
 """Kinds that are no media themselves, but may say where some are."""
+
+LOCKED = frozenset({"http_401", "http_403"})
+"""Failures of pages that cookies, a login, headers or a proxy of `yt_args` may open."""
 
 MOST_AT_SITES = 1000
 """Rows that may wait for sites before no more are read from the list."""
@@ -47,22 +53,16 @@ class MediaFetcher:
         media = context.job.media
         self._spool = context.spool
         self._budget = context.budget or Budget(size=2**62, rows=2**62)
-        self._curl = CurlFetcher(config, context)
+        from_sites = media.media in ("video", "audio")
+        self._curl = CurlFetcher(config, context, walls=from_sites)
         self._ranges: RangePlanner | None = None
         self._sites: SiteFetcher | None = None
-        if media.media in ("video", "audio"):
+        if from_sites:
             from img2dataset_dist.fetchers.clip_ranges import RangePlanner  # noqa: PLC0415 (only they need it)
             from img2dataset_dist.fetchers.ytdlp import SiteFetcher  # noqa: PLC0415
 
             self._ranges = RangePlanner(context.job, spool=context.spool)
-            self._sites = SiteFetcher(
-                context.job,
-                spool=context.spool,
-                table=context.table,
-                wake=self._curl.wake,
-                notify=context.notify,
-                workers=context.workers * max(1, context.neighbours),
-            )
+            self._sites = SiteFetcher(context.job, context, wake=self._curl.wake, slots=self._curl.slots)
         self._requests: deque[Item] = deque()
         self._in_parts: dict[tuple[int, int], Item] = {}
         self._at_curl = 0  # each of them may lead on to a site
@@ -117,7 +117,7 @@ class MediaFetcher:
 
     def _route(self, item: Item) -> Iterator[Item]:
         """Send a row on its way."""
-        if item.failure is None and item.url and self._sites is not None and self._sites.claims(item.url):
+        if item.failure is None and item.url and self._sites is not None and self._sites.takes(item.url):
             self._sites.submit(item)
         elif self._ranges is not None and self._ranges.wants(item):
             self._in_parts[item.shard_id, item.index] = item
@@ -151,13 +151,28 @@ class MediaFetcher:
             fetched = replace(step.done, item=self._in_parts.pop(row))
             if fetched.file is not None:
                 self._budget.take(fetched.file.size, force=True)
-        file = fetched.file
-        if file is None or self._sites is None or kind_of(file.path) not in LEADS_ON:
+        return self._led_on(fetched)
+
+    def _led_on(self, fetched: Fetched) -> Fetched | None:
+        """The outcome of a row, or None when it goes on to a site."""
+        file, failure = fetched.file, fetched.failure
+        if self._sites is None:
             return fetched
-        self._budget.give(file.size)
-        self._spool.remove(os.path.dirname(file.path))
-        self._sites.submit(fetched.item)
+        if file is not None:
+            if kind_of(file.path) not in LEADS_ON:
+                return fetched
+            self._budget.give(file.size)
+            self._spool.remove(os.path.dirname(file.path))
+        elif failure is None or not (failure.code == SiteBlocked.code or self._opens(failure.code, fetched.facts)):
+            return fetched
+        spent = (fetched.facts.fetch_ms or 0) / 1000
+        self._sites.submit(fetched.item, spent=spent, wall=failure is not None and failure.code == SiteBlocked.code)
         return None
+
+    def _opens(self, code: str, facts: FetchFacts) -> bool:
+        """Whether yt-dlp may be let in by a page that keeps us out."""
+        assert self._sites is not None
+        return code in LOCKED and "html" in (facts.content_type or "").lower() and self._sites.has_credentials
 
 
 def kind_of(path: str) -> str:

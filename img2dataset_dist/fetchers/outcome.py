@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
 import pycurl
@@ -18,6 +19,7 @@ from img2dataset_dist.errors import (
     ProtocolError,
     Reset,
     RowError,
+    SiteBlocked,
     TlsError,
     TooLarge,
     TotalTimeout,
@@ -26,10 +28,13 @@ from img2dataset_dist.errors import (
 from img2dataset_dist.fetchers.health import NO_ROUTE
 from img2dataset_dist.fetchers.hosts import Sign
 from img2dataset_dist.fetchers.transfer import REDIRECTS, Transfer
+from img2dataset_dist.fetchers.walls import STATUS, is_wall
 from img2dataset_dist.fetchers.wire import STALE_SECONDS, End
 from img2dataset_dist.model import Failure, FetchFacts
 
 BLOCKED = "the address is not of the open Internet; allow_private_addresses=True allows it"
+
+WALL = "the site takes us for a robot or finds that we ask too much"
 
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -142,6 +147,21 @@ def is_ours(end: End) -> bool:
         and handle is not None
         and handle.getinfo(pycurl.OS_ERRNO) in NO_ROUTE
     )
+
+
+def behind_a_wall(transfer: Transfer) -> Failure | None:
+    """The failure of a row whose page is not shown before a test; None for any other answer.
+
+    It is not `transient` here: when to ask again is up to those who know the site (`sites.py`). A host that says itself
+    when it may be asked again is asked then, like any other.
+    """
+    if transfer.item is None or transfer.status not in STATUS:
+        return None
+    if transfer.status in TRANSIENT_STATUS and transfer.retry_after is not None:
+        return None
+    if not (transfer.challenged or is_wall(transfer.page.decode("utf-8", "replace"))):
+        return None
+    return replace(Failure.of(SiteBlocked(WALL)), transient=False)
 
 
 def sign_of(transfer: Transfer, failure: Failure | None, *, ours: bool) -> Sign:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -23,8 +23,21 @@ PATIENCE = 3
 LONGEST = 3600.0
 """Seconds of a pause, at most."""
 
+SLOT_POLL = 0.2
+"""Seconds after which a slot that other workers hold is asked for again."""
+
 MAX_SITES = 10_000
 """Sites that are remembered; beyond it those without rows are forgotten."""
+
+
+class Slots(Protocol):
+    """What the workers of one machine share; see `hosts.Slots`."""
+
+    def acquire(self, host: str, limit: int) -> int | None:
+        """One of `limit` slots of the site, by number; None while others have them all."""
+
+    def release(self, host: str, slot: int) -> None:
+        """Give a slot back."""
 
 
 class Word(Enum):
@@ -42,6 +55,7 @@ class _Site(Generic[T]):
     limit: int
     queue: deque[T] = field(default_factory=deque)
     active: int = 0
+    slots: list[int] = field(default_factory=list)
     good: bool = False
     pauses: int = 0
     paused_at: float = 0.0
@@ -53,12 +67,15 @@ class Sites(Generic[T]):
 
     Args:
         pause: seconds of the first pause.
-        limit: how many rows of a site may be under way at once; asked with its first row.
+        limit: how many rows of a site may be under way at once, of all who share `slots`; asked with its first row.
+        slots: shared with the other workers of this machine; None when there are no others.
     """
 
-    def __init__(self, pause: float, limit: Callable[[T], int]) -> None:
+    def __init__(self, pause: float, limit: Callable[[T], int], slots: Slots | None = None) -> None:
         self._pause = pause
         self._limit = limit
+        self._slots = slots
+        self._short = False  # of slots, when somebody was to be taken last
         self._sites: dict[str, _Site[T]] = {}
         self._queued: dict[str, _Site[T]] = {}
 
@@ -81,21 +98,29 @@ class Sites(Generic[T]):
 
     def take(self, now: float) -> tuple[str, T] | None:
         """A row that may start now, of the site with the fewest under way; it counts until `done`."""
-        best: tuple[str, _Site[T]] | None = None
-        for name, site in self._queued.items():
-            room = 1 if site.pauses else site.limit
-            fits = site.active < room and site.paused_until <= now
-            if fits and (best is None or site.active < best[1].active):
-                best = name, site
-        if best is None:
-            return None
-        name, site = best
+        fitting = [
+            (name, site)
+            for name, site in self._queued.items()
+            if site.active < (1 if site.pauses else site.limit) and site.paused_until <= now
+        ]
+        self._short = False
+        for name, site in sorted(fitting, key=lambda each: each[1].active):
+            if self._slots is None:
+                return name, self._start(name, site)
+            slot = self._slots.acquire(_slot_name(name), site.limit)
+            if slot is not None:
+                site.slots.append(slot)
+                return name, self._start(name, site)
+            self._short = True
+        return None
+
+    def _start(self, name: str, site: _Site[T]) -> T:
         row = site.queue.popleft()
         site.active += 1
         del self._queued[name]
         if site.queue:
             self._queued[name] = site  # behind the others
-        return name, row
+        return row
 
     def done(
         self, name: str, word: Word, now: float, *, began: float, sure: bool = True, retry_after: float = 0.0
@@ -115,13 +140,15 @@ class Sites(Generic[T]):
         """
         site = self._sites[name]
         site.active -= 1
+        if self._slots is not None:
+            self._slots.release(_slot_name(name), site.slots.pop())
         given_up: list[T] = []
         fresh = not site.pauses or began >= site.paused_at
         if word is Word.ANSWERED and fresh:
             site.pauses, site.good = 0, True
         elif word is Word.BLOCKED and fresh:
             if sure or not site.good:
-                self._leave_alone(site, now, retry_after)
+                self._pause_it(site, now, retry_after)
                 given_up = list(site.queue) if site.pauses > PATIENCE else []
             site.good = False
         if given_up:
@@ -129,7 +156,25 @@ class Sites(Generic[T]):
             del self._queued[name]
         return given_up
 
-    def _leave_alone(self, site: _Site[T], now: float, retry_after: float) -> None:
+    def leave_alone(self, name: str, now: float) -> bool:
+        """A row that waits at the site was blocked before it came here. Returns whether a pause begins by it.
+
+        As in `done`: one row between others that are not blocked stops nobody.
+        """
+        site = self._sites.get(name)
+        if site is None or site.pauses:
+            return False
+        if not site.good:
+            self._pause_it(site, now, 0.0)
+        site.good = False
+        return site.pauses > 0
+
+    def rests(self, name: str) -> bool:
+        """Whether a site is left alone, or was and has not answered since."""
+        site = self._sites.get(name)
+        return site is not None and site.pauses > 0
+
+    def _pause_it(self, site: _Site[T], now: float, retry_after: float) -> None:
         site.pauses += 1
         site.paused_at = now
         wait = min(self._pause * 2.0 ** min(site.pauses - 1, 20), LONGEST)
@@ -141,11 +186,17 @@ class Sites(Generic[T]):
                 del self._sites[name]
 
     def next_start(self, now: float) -> float | None:
-        """When a site that is paused may be asked again and has something to ask; None for no such site."""
+        """When a site that is paused, or has no slot, may be asked and has something to ask; None for no such site."""
         times = [site.paused_until for site in self._queued.values() if site.paused_until > now]
+        times += [now + SLOT_POLL] if self._short else []
         return min(times, default=None)
 
     def paused(self, name: str, now: float) -> float:
         """Seconds for which a site is still left alone; 0 when it is not."""
         site = self._sites.get(name)
         return max(0.0, site.paused_until - now) if site else 0.0
+
+
+def _slot_name(site: str) -> str:
+    """No host is called so: their own requests have slots, too."""
+    return f"site {site}"

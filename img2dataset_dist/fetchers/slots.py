@@ -24,7 +24,7 @@ _TIME = struct.Struct("d")
 
 
 class FileSlots:
-    """See `hosts.Slots`. One per process; `path` is of a local disk."""
+    """See `hosts.Slots`. One per process; `path` is of a local disk. Threads may share it, but not a host in it."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

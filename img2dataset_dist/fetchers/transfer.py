@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from img2dataset_dist.fetchers.body import FileBody
+from img2dataset_dist.fetchers.walls import CHALLENGE
 from img2dataset_dist.model import Failure, FetchFacts, Item
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 HEADERS = frozenset(b"HhCcLlXxRrEe")
 """First bytes of the header lines that matter.
 
-The status line, Content-Length and -Range, Location, X-Robots-Tag, Retry-After, ETag.
+The status line, Content-Length and -Range, Location, X-Robots-Tag, Retry-After, ETag, cf-mitigated.
 """
 
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
@@ -43,7 +44,7 @@ class Transfer:
         item: the row; None for a robots.txt.
         url: what is asked now; changes with redirects. `first` is where it began.
         attempts: tries that came to a request; `tries` counts those that were refused too.
-        spent: seconds on the network of this try, in earlier requests of its chain.
+        spent: seconds on the network of this try, in earlier requests of its chain or its row.
         began: when the present request got its slot.
         asks: how often the request was sent; twice when a kept connection was found closed.
         received: bytes of headers and body of the present response.
@@ -54,13 +55,15 @@ class Transfer:
         body: what has come of it; a `FileBody` where media go to files.
         length, total: bytes of the body and of the whole resource, -1 when not known.
         span: first and last byte of the resource that the body is, as the server says; None where it does not.
+        challenged: it says that its answer is a test whether we are a browser.
+        page: the beginning of an error page that may be such a one (`walls.py`), where that is asked for.
     """
 
     __slots__ = (
-        "addresses", "asks", "attempts", "began", "blocked", "body", "cut", "discarded", "dns", "etag", "facts",
-        "failure", "first", "fresh", "handle", "host", "item", "length", "location", "paused_at", "proxied",
-        "received", "redirects", "reserved", "retry_after", "robots", "robots_txt", "seen", "span", "spent", "status",
-        "total", "tries", "unlucky", "url", "was_paused", "where", "window_bytes", "window_start",
+        "addresses", "asks", "attempts", "began", "blocked", "body", "challenged", "cut", "discarded", "dns", "etag",
+        "facts", "failure", "first", "fresh", "handle", "host", "item", "length", "location", "page", "paused_at",
+        "proxied", "received", "redirects", "reserved", "retry_after", "robots", "robots_txt", "seen", "span", "spent",
+        "status", "total", "tries", "unlucky", "url", "was_paused", "where", "window_bytes", "window_start",
     )  # fmt: skip
 
     def __init__(self, item: Item | None, url: Url) -> None:
@@ -79,7 +82,7 @@ class Transfer:
 
     def new_try(self) -> None:
         """Begin again at the first URL."""
-        self.spent = 0.0
+        self.spent = self.item.spent if self.item is not None else 0.0
         self.redirects = 0
         self.seen: set[str] | None = None
         self.new_request(self.first)
@@ -110,6 +113,8 @@ class Transfer:
         self.location: bytes | None = None
         self.robots: list[str] = []
         self.retry_after: str | None = None
+        self.challenged = False
+        self.page = b""
 
     def clear(self) -> None:
         """Forget the body."""
@@ -147,6 +152,8 @@ class Transfer:
             self.etag = value.decode("latin-1").strip()[:200]
         elif name == b"location":
             self.location = value.strip()
+        elif name == b"cf-mitigated":
+            self.challenged = value.decode("latin-1").strip().lower() == CHALLENGE
         elif name == b"x-robots-tag":
             self.robots.append(value.decode("latin-1").strip())
         elif name == b"retry-after":

@@ -4,7 +4,8 @@
 
     submit ──▶ sites (whose turn is it?) ──▶ site_processes threads ──▶ a process each that runs yt-dlp
                   ▲                                  │                   (ytdlp_child.py, under ytdlp_guard.py)
-                  └── waiting: retries, pauses ◀─────┴──▶ collect
+                  └── waiting: retries, pauses, ◀────┴──▶ collect
+                               our own network
 
 A URL is extracted once: the answer of the extractor gives the formats, of which one is chosen and fetched, the sound
 where it is kept apart, the subtitles and the metadata. A process that is over the deadline or the size cap is ended,
@@ -14,48 +15,38 @@ with all that it has started, and the next row gets another one.
 from __future__ import annotations
 
 import collections
-import os
 import random
-import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from img2dataset_dist import urls
 from img2dataset_dist.config import FetchConfig, MediaConfig
-from img2dataset_dist.errors import (
-    ROW_ERRORS,
-    BadUrl,
-    DiskFull,
-    EmptyBody,
-    EngineError,
-    IgnoredHost,
-    RowError,
-    SiteBlocked,
-    SiteError,
-    TooLarge,
-    TotalTimeout,
-)
-from img2dataset_dist.fetchers.host_table import HostTable
-from img2dataset_dist.fetchers.outcome import http_failure
+from img2dataset_dist.errors import BadUrl, IgnoredHost, RowError, SiteBlocked
+from img2dataset_dist.fetchers import FetchContext
+from img2dataset_dist.fetchers.curl import ANSWERS, SILENCES
+from img2dataset_dist.fetchers.health import Health
+from img2dataset_dist.fetchers.link import Link
+from img2dataset_dist.fetchers.outcome import WALL
 from img2dataset_dist.fetchers.retry import RetryPolicy, Waiting
 from img2dataset_dist.fetchers.sites import PATIENCE, Sites, Word
+from img2dataset_dist.fetchers.slots import PER_HOST, FileSlots
+from img2dataset_dist.fetchers.ytdlp_answers import failure_of, file_of, whole
 from img2dataset_dist.fetchers.ytdlp_claims import Claims
+from img2dataset_dist.fetchers.ytdlp_desk import Desk, Said
 from img2dataset_dist.fetchers.ytdlp_options import Settings, check_yt_args, check_yt_metadata_args
-from img2dataset_dist.fetchers.ytdlp_process import DYING, Overdue, Overfull, SiteProcess
 from img2dataset_dist.model import Failure, Fetched, FetchFacts, Item, MediaFile
-from img2dataset_dist.spool import Spool
 
 __all__ = ["SiteFetcher", "check_yt_args", "check_yt_metadata_args"]
 
-ROWS_PER_PROCESS = 500
-"""After so many a process is replaced: what extractors leave behind in memory goes with it."""
-
-TRIES = 2
-"""Processes that a row may end before it is blamed."""
+CREDENTIALS = frozenset({
+    "ap_mso", "ap_password", "ap_username", "cookiefile", "http_headers", "password", "proxy", "referer",
+    "source_address", "user_agent", "username", "videopassword",
+})  # fmt: skip
+"""Of `yt_args`: what makes a site answer differently from how it answers us."""
 
 _UNREACHED = frozenset({
     "dns", "connect", "tls", "timeout_total", "timeout_idle", "reset", "blocked_address", "ignored_host", "disk_full",
@@ -76,15 +67,26 @@ class Options(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """One row on its way. Times on the monotonic clock."""
+    """One row on its way.
+
+    Attributes:
+        item, url: the row.
+        site: the extractor's, or the host.
+        attempts: tries that have begun; `blocks` is how many of them ended in a block.
+        began: when the present try did, on the monotonic clock.
+        spent: seconds of the first try's time that were gone when the row came here.
+        blocked: the last block; `failure` and `facts` are of the last try.
+    """
 
     item: Item
     url: urls.Url
     site: str
     attempts: int = 0
     began: float = 0.0
+    spent: float = 0.0
     blocked: Failure | None = None
     blocks: int = 0
+    failure: Failure | None = None
     facts: FetchFacts = field(default_factory=FetchFacts)
 
 
@@ -93,11 +95,11 @@ class SiteFetcher:
 
     Args:
         config: the options.
-        spool: makes the folders of the rows.
-        table: rules by host; headers, proxies and who is ignored hold for each request of an extraction.
+        context: where the folders of rows are, the rules by host, which hold for each request of an extraction, and
+            how many of us there are.
         wake: called from our threads when there is something to collect.
-        notify: takes lines for people.
-        workers: how many of us there are that share nothing; each takes its part of what a host may be asked.
+        slots: by which the workers of this machine share sites; None when alone.
+        link: says whether this machine is connected.
 
     Raises:
         ConfigError: `yt_args` or `yt_metadata_args` hold something that cannot be.
@@ -106,32 +108,35 @@ class SiteFetcher:
     def __init__(
         self,
         config: Options,
+        context: FetchContext,
         *,
-        spool: Spool,
-        table: HostTable,
         wake: Callable[[], None],
-        notify: Callable[[str], None],
-        workers: int = 1,
+        slots: FileSlots | None = None,
+        link: Link | None = None,
     ) -> None:
+        assert context.spool is not None
         check_yt_args(config.media.yt_args)
         check_yt_metadata_args(config.media.yt_metadata_args)
         self._config = config
-        self._spool = spool
-        self._table = table
+        self._spool = context.spool
+        self._table = context.table
         self._wake = wake
-        self._notify = notify
-        self._workers = workers
+        self._notify = context.notify
+        self._workers = context.workers * max(1, context.neighbours)
+        self._sharing = self._workers if slots is None else context.workers
+        self._link = link or Link()
         fetch = config.fetch
+        self._health: Health[_Row] = Health(patience=fetch.network_patience, notify=context.notify)
         self._policy = RetryPolicy(retries=fetch.retries, backoff=fetch.retry_backoff, max_wait=fetch.retry_max_wait)
         self._claims = Claims((config.media.yt_args or {}).get("plugin_dirs") or ())
         self._change = threading.Condition()
-        self._sites: Sites[_Row] = Sites(config.media.site_pause, self._limit)
+        self._sites: Sites[_Row] = Sites(config.media.site_pause, self._limit, slots)
         self._waiting: Waiting[_Row] = Waiting()
         self._done: collections.deque[Fetched] = collections.deque()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._busy = 0
-        self._broken: EngineError | None = None
+        self._broken: Exception | None = None
         self._stopping = threading.Event()
 
     def claims(self, url: str) -> bool:
@@ -142,13 +147,39 @@ class SiteFetcher:
         """
         return self._claims.site(url) is not None
 
+    def takes(self, url: str) -> bool:
+        """Whether a row is ours from the beginning: of an extractor, or of a host that is left alone just now.
+
+        Raises:
+            EngineError: yt-dlp cannot be imported.
+        """
+        if self.claims(url):
+            return True
+        try:
+            host = urls.parse(url).host
+        except BadUrl:
+            return False
+        with self._change:
+            return self._sites.rests(host)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether yt-dlp may be let in where we are not."""
+        return any(value for name, value in (self._config.media.yt_args or {}).items() if name in CREDENTIALS)
+
     @property
     def busy(self) -> int:
         """Rows that were submitted and not collected yet. While files wait for that, no more are fetched."""
         return self._busy
 
-    def submit(self, item: Item) -> None:
-        """Take a row; its outcome comes by `collect`."""
+    def submit(self, item: Item, *, spent: float = 0.0, wall: bool = False) -> None:
+        """Take a row; its outcome comes by `collect`.
+
+        Args:
+            item: the row.
+            spent: seconds of its `timeout` that are gone.
+            wall: its site has just blocked us. So the site is left alone for a while.
+        """
         with self._change:
             self._busy += 1
         try:
@@ -159,9 +190,14 @@ class SiteFetcher:
         if self._table.rule(url.host).ignore:
             self._finish(Fetched(item=item, failure=_IGNORED))
             return
-        row = _Row(item=item, url=url, site=self._claims.site(url.url) or url.host)
+        row = _Row(item=item, url=url, site=self._claims.site(url.url) or url.host, spent=spent)
         with self._change:
+            if wall:
+                row.attempts = row.blocks = 1
+                row.blocked = Failure.of(SiteBlocked(WALL))
             self._park(row)
+            if wall and self._sites.leave_alone(row.site, time.monotonic()):
+                self._say_paused(row.site)
             if not self._idle and len(self._threads) < self._config.media.site_processes:
                 thread = threading.Thread(target=self._work, name="site", daemon=True)
                 self._threads.append(thread)
@@ -173,6 +209,7 @@ class SiteFetcher:
 
         Raises:
             EngineError: no process that runs yt-dlp can be started. No row is to blame.
+            NetworkDownError: the network of this machine has been down for `network_patience`.
         """
         if self._broken is not None:
             raise self._broken
@@ -193,10 +230,10 @@ class SiteFetcher:
         self._claims.close()
 
     def _limit(self, row: _Row) -> int:
-        """How many rows of the row's site may be under way here."""
+        """How many rows of the row's site may be under way here, or on this machine where slots are shared."""
         common = self._config.fetch.max_connections_per_host
         own = self._table.rule(row.url.host).connections
-        return max(1, min(common if own is None else own, common) // self._workers)
+        return min(PER_HOST, max(1, min(common if own is None else own, common) // self._sharing))
 
     def _park(self, row: _Row) -> None:
         """Let a row wait for its turn, unless its site is given up."""
@@ -209,29 +246,24 @@ class SiteFetcher:
 
     def _work(self) -> None:
         """One thread, with a process of its own."""
-        process: SiteProcess | None = None
-        home = self._spool.folder()
-        rows = 0
+        desk = Desk(self._settings, self._spool, self._stopping)
         try:
             while (row := self._next()) is not None:
-                if process is None or rows >= ROWS_PER_PROCESS:
-                    if process is not None:
-                        process.end()
-                    process, rows = self._start(home), 0
-                rows += 1
-                process = self._try(process, home, row)
-        except EngineError as error:
+                row.attempts += 1
+                seconds = self._config.fetch.timeout - _gone(row)
+                said = desk.ask(row.url.url, seconds, any_page=row.site == row.url.host)
+                if said is None:
+                    return
+                self._settle(row, self._outcome(row, said), said.answer)
+        except Exception as error:  # noqa: BLE001 (`collect` raises it: rows of a thread that is gone would never come)
             self._broken = error
             self._wake()
         finally:
-            if process is not None:
-                process.end()
-            self._spool.remove(home)
+            desk.close()
 
-    def _start(self, home: str) -> SiteProcess:
+    def _settings(self, home: str) -> Settings:
         share = 1 / (self._workers * self._config.media.site_processes)
-        settings = Settings.of(self._config.fetch, self._config.media, table=self._table, home=home, share=share)
-        return SiteProcess(settings, self._stopping)
+        return Settings.of(self._config.fetch, self._config.media, table=self._table, home=home, share=share)
 
     def _next(self) -> _Row | None:
         """The row that may start next, when there is one; None when all is over."""
@@ -240,77 +272,69 @@ class SiteFetcher:
                 now = time.monotonic()
                 while (due := self._waiting.pop_due(now)) is not None:
                     self._park(due)
-                taken = None if self._is_full() else self._sites.take(now)
-                if taken is not None:
-                    row = taken[1]
+                for other in self._health.convicted(now, idle=self._busy == len(self._done) + len(self._health)):
+                    self._conclude(other)
+                full = self._is_full()
+                row = None if full else self._take(now)
+                if row is not None:
                     row.began = now
                     return row
-                times = [when for when in (self._waiting.next_due(), self._sites.next_start(now)) if when is not None]
+                dates = [self._waiting.next_due(), self._sites.next_start(now)]
+                dates += [] if full else [self._health.next_look()]
+                times = [when for when in dates if when is not None]
                 self._idle += 1
                 self._change.wait(max(0.0, min(times) - now) if times else None)
                 self._idle -= 1
         return None
 
+    def _take(self, now: float) -> _Row | None:
+        """The row whose turn it is; while the network is down, now and then one that is tried.
+
+        Raises:
+            NetworkDownError: it has been down for too long.
+        """
+        if self._health.down:
+            if not self._health.probe(now):
+                return None
+            held = self._health.one_held()
+            if held is not None:
+                self._again(held)
+        taken = self._sites.take(now)
+        return None if taken is None else taken[1]
+
+    def _again(self, row: _Row) -> None:
+        """What failed by our own network is tried anew, as if nothing had happened."""
+        row.attempts -= 1
+        self._park(row)
+
     def _is_full(self) -> bool:
         """Whether files lie there that nobody has collected: who collects has no room, so no more are fetched."""
         return sum(one.file is not None for one in self._done) >= self._config.media.site_processes
 
-    def _try(self, process: SiteProcess, home: str, row: _Row) -> SiteProcess | None:
-        """One try at a row. Returns the process for the next one, None when it was ended."""
-        row.attempts += 1
-        answer: dict[str, Any] = {}
-        left: SiteProcess | None = process
-        error: RowError | None = None
-        ends: list[str] = []
-        folder = ""
-        while error is None and not answer:
-            try:
-                self._spool.remove(folder)
-                folder = self._spool.folder()
-            except OSError as problem:
-                error = DiskFull(problem.strerror or "disk full")
-                break
-            try:
-                answer = process.ask(row.url.url, folder, self._config.fetch.timeout, any_page=row.site == row.url.host)
-            except (Overdue, Overfull) as problem:
-                late = isinstance(problem, Overdue)
-                error = TotalTimeout("timeout") if late else TooLarge("larger than max_body_bytes")
-                process.end()
-                left = None
-            except (EOFError, OSError, ValueError):
-                stopping = self._stopping.is_set()
-                ends.append(process.end(0.0 if stopping else DYING))
-                if stopping:
-                    return None
-                left = process = self._start(home)
-                if len(ends) >= TRIES:
-                    error = SiteError(f"the process that ran yt-dlp {' and then '.join(dict.fromkeys(ends))}")
-        self._settle(row, self._outcome(row, folder, answer, error), answer)
-        return left
-
-    def _outcome(self, row: _Row, folder: str, answer: dict[str, Any], error: RowError | None) -> Fetched:
+    def _outcome(self, row: _Row, said: Said) -> Fetched:
         """What a row gets for now; its folder is gone when that is a failure."""
         file: MediaFile | None = None
-        failure = None if error is None else Failure.of(error)
+        answer = said.answer
+        failure = None if said.error is None else Failure.of(said.error)
         if failure is None and "error" in answer:
             failure = failure_of(answer)
         if failure is None:
             try:
-                file = file_of(folder, answer)
+                file = file_of(said.folder, answer)
             except RowError as problem:
                 failure = Failure.of(problem)
         if failure is not None:
-            self._spool.remove(folder)
+            self._spool.remove(said.folder)
         facts = FetchFacts(
-            http_status=_whole(answer.get("status")),
+            http_status=whole(answer.get("status")),
             final_url=answer.get("webpage") or answer.get("url"),
-            fetch_ms=round((time.monotonic() - row.began) * 1000),
+            fetch_ms=round((_gone(row) + time.monotonic() - row.began) * 1000),
             attempts=row.attempts,
-            bytes=_whole(answer.get("bytes")),
+            bytes=whole(answer.get("bytes")),
         )
         return Fetched(item=row.item, facts=facts, file=file, failure=failure)
 
-    def _settle(self, row: _Row, outcome: Fetched, answer: dict[str, Any]) -> None:
+    def _settle(self, row: _Row, outcome: Fetched, answer: Mapping[str, Any]) -> None:
         """Give a row back, or let it wait for another try."""
         failure = outcome.failure
         code = None if failure is None else failure.code
@@ -320,18 +344,39 @@ class SiteFetcher:
             now = time.monotonic()
             sure = answer.get("status") == HTTPStatus.TOO_MANY_REQUESTS or asked_for > 0
             given_up = self._sites.done(row.site, word, now, began=row.began, sure=sure, retry_after=asked_for)
-            row.facts = outcome.facts
+            row.facts, row.failure = outcome.facts, failure
             for other in given_up:
                 self._finish(self._failed(other, other.blocked or _GIVEN_UP))
-            if word is Word.BLOCKED:
+            if self._is_held(row, answer, now):
+                pass
+            elif word is Word.BLOCKED:
                 self._blocked(row, outcome, now)
+            elif failure is None:
+                self._finish(outcome)
             else:
-                wait = self._policy.wait(row.attempts - row.blocks, asked_for, random.random) if failure else None
-                if failure is not None and failure.transient and wait is not None:
-                    self._waiting.add(now + wait, row)
-                else:
-                    self._finish(outcome)
+                self._conclude(row, asked_for)
             self._change.notify_all()
+
+    def _is_held(self, row: _Row, answer: Mapping[str, Any], now: float) -> bool:
+        """Whether a row failed by our own network and waits for it; any other end says that the network is there."""
+        code = None if row.failure is None else row.failure.code
+        cut = code in SILENCES and self._link.cut
+        if cut or answer.get("ours") is True:
+            self._health.hold(row, row.url.host, now, resolver=code == "dns" and not cut, certain=cut)
+            return True
+        if code is None or code in ANSWERS or answer.get("status"):
+            for other in self._health.answered(row.url.host, now, resolved=not _is_address(row.url.host)):
+                self._again(other)
+        return False
+
+    def _conclude(self, row: _Row, asked_for: float = 0.0) -> None:
+        """A try has failed: another one later, in `asked_for` seconds at least, or the failure."""
+        assert row.failure is not None
+        wait = self._policy.wait(row.attempts - row.blocks, asked_for, random.random) if row.failure.transient else None
+        if wait is None:
+            self._finish(self._failed(row, row.failure))
+        else:
+            self._waiting.add(time.monotonic() + wait, row)
 
     def _blocked(self, row: _Row, outcome: Fetched, now: float) -> None:
         """The row waits with the others of its site, and has lost no try by it; `PATIENCE` times."""
@@ -341,9 +386,12 @@ class SiteFetcher:
             self._finish(outcome)
             return
         self._sites.park(row.site, row)
-        pause = self._sites.paused(row.site, now)
+        self._say_paused(row.site)
+
+    def _say_paused(self, site: str) -> None:
+        pause = self._sites.paused(site, time.monotonic())
         if pause:
-            self._notify(f"{row.site} has blocked us; it is left alone for {pause:.0f} s")
+            self._notify(f"{site} has blocked us; it is left alone for {pause:.0f} s")
 
     def _failed(self, row: _Row, failure: Failure) -> Fetched:
         return Fetched(item=row.item, facts=row.facts, failure=failure)
@@ -354,60 +402,15 @@ class SiteFetcher:
         self._wake()
 
 
+def _gone(row: _Row) -> float:
+    """Seconds of the time for the present try that are gone when it begins."""
+    return row.spent if row.attempts == 1 else 0.0
+
+
+def _is_address(host: str) -> bool:
+    """Whether no resolver is asked for a host."""
+    return ":" in host or host.replace(".", "").isdigit()
+
+
 _IGNORED = Failure.of(IgnoredHost("the host is on the ignore list"))
 _GIVEN_UP = Failure.of(SiteBlocked("the site has blocked us for long; it was not asked"))
-
-
-def failure_of(answer: dict[str, Any]) -> Failure:
-    """The failure that a process tells."""
-    code, status = str(answer["error"]), _whole(answer.get("status"))
-    if code == "http" and status is not None:
-        return http_failure(status)
-    kind = ROW_ERRORS.get(code, SiteError)
-    return Failure(
-        code=kind.code,
-        message=str(answer.get("message") or kind.summary)[:500],
-        status=RowError.status,
-        transient=kind.transient,
-    )
-
-
-def file_of(folder: str, answer: dict[str, Any]) -> MediaFile:
-    """The files that a process says it has made; only those that are in the folder count.
-
-    Raises:
-        EmptyBody: there is nothing in the file.
-        SiteError: there is no file.
-    """
-    path = _inside(folder, answer.get("path"))
-    if path is None:
-        raise SiteError("nothing was fetched")
-    size = os.stat(path).st_size
-    sound = _inside(folder, answer.get("sound"))
-    if not size:
-        raise EmptyBody("empty body")
-    found = {str(language): _inside(folder, name) for language, name in dict(answer.get("subtitles") or {}).items()}
-    subtitles = {language: name for language, name in found.items() if name is not None}
-    return MediaFile(
-        path=path,
-        size=size,
-        sound=sound,
-        subtitles=subtitles,
-        automatic=frozenset(map(str, answer.get("automatic") or ())) & frozenset(subtitles),
-        page=answer.get("page"),
-    )
-
-
-def _inside(folder: str, name: object) -> str | None:
-    """Full path of a plain file of the folder, by its name."""
-    if not isinstance(name, str) or not name or os.path.basename(name) != name:
-        return None
-    path = os.path.join(folder, name)
-    try:
-        return path if stat.S_ISREG(os.lstat(path).st_mode) else None
-    except OSError:
-        return None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None

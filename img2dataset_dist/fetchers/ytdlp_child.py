@@ -183,6 +183,7 @@ def _answer(site: Site, url: str, folder: str) -> dict[str, Any]:
         )
         site.status = trouble.status or site.status
         answer = {"error": trouble.code, "message": trouble.message, "retry_after": trouble.retry_after}
+        answer["ours"] = trouble.ours
     return {
         "status": site.status, "url": site.url, "bytes": site.total, "requests": site.requests, **answer
     }  # fmt: skip

@@ -3,17 +3,21 @@
 yt-dlp has some 1,800 extractors, each with regular expressions of its URLs. A short-lived process imports them and
 prints them, each with *grams*: four characters of which a URL must have one lot if it is to match. So a URL is held
 against the few expressions whose grams it has, and only these are ever compiled.
+
+Some expressions take exponential time for a URL that was made for it, and `re` cannot be stopped. So they are those of
+the package `regex` here, which takes the same ones and keeps to a time limit.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+
+import regex
 
 from img2dataset_dist.errors import EngineError
 
@@ -27,6 +31,9 @@ else:
 GRAM = 4
 SECONDS = 120.0
 """For the process to say what there is."""
+
+MATCH_SECONDS = 0.05
+"""For one expression; they take some microseconds."""
 
 
 class Claim(NamedTuple):
@@ -61,6 +68,9 @@ class Claims:
     def site(self, url: str) -> str | None:
         """The site that a URL is of, as yt-dlp names its module; None when no extractor of its own wants it.
 
+        None as well for a URL that takes too long: it is fetched like any other, and who matches it again for a page,
+        if it is one, has a deadline.
+
         Raises:
             EngineError: yt-dlp cannot be imported.
         """
@@ -71,8 +81,11 @@ class Claims:
         for claim in self._candidates(text):
             if id(claim) not in seen:
                 seen.add(id(claim))
-                if any(_compiled(pattern).match(url) for pattern in claim.patterns):
-                    return claim.site
+                try:
+                    if any(_compiled(pattern).match(url, timeout=MATCH_SECONDS) for pattern in claim.patterns):
+                        return claim.site
+                except TimeoutError:
+                    return None
         return None
 
     def _candidates(self, text: str) -> Iterator[Claim]:
@@ -104,16 +117,21 @@ class Claims:
                 self._always.append(claim)
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str) -> regex.Pattern[str]:
     found = _CACHE.get(pattern)
     if found is None:
         if len(_CACHE) >= 512:  # noqa: PLR2004 (of those that some URL came near to)
             _CACHE.clear()
-        found = _CACHE[pattern] = re.compile(pattern)
+        try:
+            found = regex.compile(pattern)
+        except regex.error:  # none of yt-dlp's own; URLs of such a plug-in come to it as pages do
+            found = _NEVER
+        _CACHE[pattern] = found
     return found
 
 
-_CACHE: dict[str, re.Pattern[str]] = {}
+_NEVER = regex.compile(r"(?!)")
+_CACHE: dict[str, regex.Pattern[str]] = {}
 
 
 def print_table(plugin_folders: Sequence[str]) -> None:

@@ -11,12 +11,14 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yt_dlp.networking import exceptions as net
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, UnsupportedError, UserNotLive
 
+from img2dataset_dist.fetchers.health import NO_ROUTE
 from img2dataset_dist.fetchers.retry import parse_retry_after
+from img2dataset_dist.fetchers.walls import CHALLENGE, of_page
 
 
 class Unsupported(Exception):
@@ -36,12 +38,14 @@ class Trouble:
         message: for people.
         status: of HTTP.
         retry_after: seconds for which the site asked to be left alone.
+        ours: it looks like the fault of our own network: no resolver that answers, no route.
     """
 
     code: str
     message: str
     status: int | None = None
     retry_after: float | None = None
+    ours: bool = False
 
 
 _TEXTS: dict[str, str] = {
@@ -78,25 +82,6 @@ _TEXTS: dict[str, str] = {
 """By what a site says. The order matters: the first that fits counts."""
 
 _PATTERNS = tuple((code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _TEXTS.items())
-
-_WALLS = re.compile(
-    r"just a moment\.\.\.|attention required! \| cloudflare|are you (?:a )?(?:robot|human)|verify (?:that )?you are "
-    r"(?:a )?human|access to this page has been denied|pardon our interruption|unusual traffic|ddos.?guard|"
-    r"checking your browser|captcha|not a robot",
-    re.IGNORECASE,
-)
-"""What pages say that stand before the real one."""
-
-_PAGES = {
-    "site_geo": r"(?:un|not )available in your (?:country|region|location|area)|geo.?(?:restrict|block)",
-    "site_private": r"(?:video|vod|content|post|account|clip|playlist) is private|private video|members only",
-    "site_removed": r"(?:video|vod|content|post|account|clip|page) (?:has been|was|is) (?:removed|deleted|terminated)|"
-    r"no longer available|(?:video|post|clip) (?:is )?unavailable",
-}
-"""What pages say that would show a video otherwise."""
-
-_SHORT = 4000
-"""Characters of text of a page that says one thing only; in a longer one such words may stand by chance."""
 
 _NOISE = re.compile(
     r"\x1b\[[0-9;]*m|^ERROR: |^\[[^]]+\] \S+: |;? *please report this issue on .*|\(caused by .*|"
@@ -137,7 +122,7 @@ def classify(error: BaseException, page: str = "", last: Exception | None = None
     for one in chain:
         found = _of_class(one, page)
         if found is not None:
-            return found
+            return replace(found, ours=_is_ours(one))
     said = _said(chain)
     if re.search("did not get any data|downloaded file is empty", said, re.IGNORECASE):
         return Trouble(code="empty_body", message="empty body")
@@ -164,13 +149,20 @@ def _of_status(error: net.HTTPError, chain: list[BaseException]) -> Trouble:
     wait = parse_retry_after(headers.get("Retry-After"))
     said = _said([one for one in chain if isinstance(one, ExtractorError)])
     code = _of_text(said) if said and "HTTP Error" not in said else None
-    if status == 429 or headers.get("cf-mitigated") == "challenge" or _of_text(said) == "site_blocked":  # noqa: PLR2004
+    if status == 429 or headers.get("cf-mitigated") == CHALLENGE or _of_text(said) == "site_blocked":  # noqa: PLR2004
         return Trouble(code="site_blocked", message=_MESSAGES["site_blocked"], status=status, retry_after=wait)
     if code in ("site_geo", "site_private", "site_removed"):
         return Trouble(code=code, message=_tidy(said), status=status)
     if error.redirect_loop or status in (301, 302, 303, 307, 308):
         return Trouble(code="redirect_loop", message="too many redirects", status=status)
     return Trouble(code="http", message=f"HTTP Error {status}", status=status, retry_after=wait)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it may be our own network."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    return isinstance(error, OSError) and error.errno in NO_ROUTE
 
 
 def _of_class(error: BaseException, page: str) -> Trouble | None:
@@ -181,7 +173,7 @@ def _of_class(error: BaseException, page: str) -> Trouble | None:
     if isinstance(error, Unsupported):
         return Trouble(code="site_unsupported", message=str(error))
     if isinstance(error, UnsupportedError):
-        code = _of_page(page) or "site_unsupported"
+        code = of_page(page) or "site_unsupported"
     elif isinstance(error, GeoRestrictedError):
         code = "site_geo"
     elif isinstance(error, UserNotLive):
@@ -213,19 +205,6 @@ _ERRNO = {
 
 def _of_text(said: str) -> str | None:
     return next((code for code, pattern in _PATTERNS if pattern.search(said)), None) if said else None
-
-
-def _of_page(html: str) -> str | None:
-    """What a page without a video says instead of showing one: it is a wall, or there is little else on it."""
-    title = re.search(r"<title[^>]*>([^<]*)", html, re.IGNORECASE)
-    if title and _WALLS.search(title[1]):
-        return "site_blocked"
-    text = " ".join(re.sub(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", " ", html, flags=re.DOTALL | re.IGNORECASE).split())
-    if len(text) > _SHORT:
-        return None
-    if _WALLS.search(text):
-        return "site_blocked"
-    return next((code for code, pattern in _PAGES.items() if re.search(pattern, text, re.IGNORECASE)), None)
 
 
 def _said(chain: list[BaseException]) -> str:

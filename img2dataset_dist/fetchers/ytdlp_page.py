@@ -41,8 +41,8 @@ def texts(site: Site, info: Mapping[str, Any], folder: str) -> dict[str, Any]:
         folder: for the files.
 
     Returns:
-        `subtitles`: language to file name; `automatic`: those languages that a machine wrote; `page`: what becomes
-        `yt_meta_dict`, None when nothing was asked for.
+        `subtitles`: language to file name; `page`: what becomes `yt_meta_dict`, with the languages that a machine wrote
+        as `automatic`; None when nothing was asked for.
     """
     wanted = site.settings.metadata
     files: dict[str, str] = {}
@@ -64,15 +64,16 @@ def texts(site: Site, info: Mapping[str, Any], folder: str) -> dict[str, Any]:
         files[language] = name
         if first_only:
             break
-    automatic = [language for language in files if language not in (info.get("subtitles") or {})]
     asked = bool(wanted.get("writesubtitles") or wanted.get("writeautomaticsub"))
     page: dict[str, Any] | None = None
     if wanted.get("get_info") or asked:
         page = {"info": _bounded(_info(site, info)) if wanted.get("get_info") else None}
         page["subtitles"] = said if asked else None
+        if asked:
+            page["automatic"] = [language for language in files if language not in (info.get("subtitles") or {})]
         if troubles:
             page["subtitles_missing"] = troubles
-    return {"subtitles": files, "automatic": automatic, "page": page}
+    return {"subtitles": files, "page": page}
 
 
 def _in_order(requested: Mapping[str, Any], languages: list[str] | None) -> list[str]:

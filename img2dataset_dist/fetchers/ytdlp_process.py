@@ -56,6 +56,7 @@ class SiteProcess:
 
     Raises:
         EngineError: it does not come up; the message says why.
+        OSError: the system does not let it begin.
     """
 
     def __init__(self, settings: Settings, stopping: threading.Event) -> None:
@@ -65,7 +66,8 @@ class SiteProcess:
         code = f"import sys; sys.path[:] = {sys.path!r}; from img2dataset_dist.fetchers.ytdlp_child import main; main()"
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         home = {"HOME": settings.home, "TMPDIR": settings.home, "DENO_DIR": settings.home, "PATH": os.defpath}
-        with theirs:
+        with theirs, contextlib.ExitStack() as unstarted:
+            unstarted.callback(self._link.close)
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
                 [sys.executable, "-B", "-c", code, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
@@ -76,6 +78,7 @@ class SiteProcess:
                 env={**kept, **home},
                 start_new_session=True,
             )
+            unstarted.pop_all()
         self.pid = self._process.pid
         self._warm = False
         self._how: str | None = None

@@ -118,6 +118,23 @@ def seconds(value: Any) -> float:
     return number
 
 
+def in_source(clips: Iterable[Clip], part: Clip | None) -> list[list[float]]:
+    """Clips of a video as columns have them, in seconds of its source.
+
+    Args:
+        clips: in seconds of the video.
+        part: where the video itself is in its source, None when it is all of it.
+    """
+    begin = 0.0 if part is None else part.start
+    return [[round(begin + time, 6) for time in clip] for clip in clips]
+
+
+def of_source(clips: Iterable[Clip], part: Clip) -> tuple[Clip, ...]:
+    """Clips of a source in seconds of a video that is a part of it; what lies before it is left out."""
+    moved = (Clip(max(round(start - part.start, 6), 0.0), round(end - part.start, 6)) for start, end in clips)
+    return tuple(clip for clip in moved if clip.start < clip.end)
+
+
 def inside(clip: Clip, duration: float) -> Clip:
     """The clip as far as the video goes, which lasts `duration` seconds.
 

@@ -12,6 +12,7 @@ from img2dataset_dist.ffmpeg.demuxers import DEMUXERS, input_options
 from img2dataset_dist.ffmpeg.formats import AUDIO, CLEAN, VIDEO, AudioCodec, VideoFormat
 from img2dataset_dist.ffmpeg.probe import Picture, Probe, Sound
 from img2dataset_dist.ffmpeg.recipe import Recipe
+from img2dataset_dist.spool import MADE
 
 _VP9_QUALITY = 32
 _JPEG = "jpg"
@@ -345,4 +346,4 @@ def indexed(source: Source, max_pixels: int, path: str) -> list[str]:
 
 def folder_stem(path: str, number: int) -> str:
     """Where the files of a sample go: beside the source, by other names."""
-    return os.path.join(os.path.dirname(path), f"made-{number:05d}")
+    return os.path.join(os.path.dirname(path), f"{MADE}{number:05d}")

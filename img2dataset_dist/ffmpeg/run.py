@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from img2dataset_dist.errors import DecodeError, DiskFull, FfmpegError, MediaError, TransformTimeout
+from img2dataset_dist.errors import DecodeError, DiskFull, FfmpegError, RowError, TooLarge, TransformTimeout
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _KEEP = 8192
@@ -40,6 +40,7 @@ _BROKEN = re.compile(
     re.IGNORECASE,
 )
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_OVER = re.compile(r"File too large")
 _NO_MEMORY = re.compile(r"Cannot allocate memory|pthread_create\(\) failed|malloc of size \d+ failed")
 _CUT_SHORT = re.compile(r"File ended prematurely|Error during demuxing")
 """What it says when it ends early, and yet reports success."""
@@ -49,10 +50,11 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What one call may take: `seconds`, and bytes of private `memory`."""
+    """What one call may take: `seconds`, bytes of private `memory`, and bytes of a file that it makes (None: any)."""
 
     seconds: float
     memory: int
+    file: int | None = None
 
 
 def run(binary: str, arguments: Sequence[str], bounds: Bounds) -> None:
@@ -61,6 +63,7 @@ def run(binary: str, arguments: Sequence[str], bounds: Bounds) -> None:
     Raises:
         TransformTimeout: it took too long, and was ended.
         DiskFull: there was no room for what it makes.
+        TooLarge: a file that it makes has more bytes than it may.
         DecodeError: it could not read the file.
         FfmpegError: anything else; the message is what ffmpeg said, without paths and addresses.
     """
@@ -71,7 +74,7 @@ def run(binary: str, arguments: Sequence[str], bounds: Bounds) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_bound(bounds.memory, os.getpid()),  # noqa: PLW1509 (it makes two system calls)
+        preexec_fn=_bound(bounds, os.getpid()),  # noqa: PLW1509 (it makes a few system calls)
     )
     assert process.stderr is not None
     try:
@@ -115,7 +118,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stderr.close()
 
 
-def _bound(memory: int, parent: int) -> Callable[[], None]:
+def _bound(bounds: Bounds, parent: int) -> Callable[[], None]:
     """What the new process does before it becomes ffmpeg."""
 
     def bound() -> None:
@@ -123,19 +126,27 @@ def _bound(memory: int, parent: int) -> Callable[[], None]:
         if os.getppid() != parent:
             os._exit(1)  # it died before it could be said
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # the last step: we may have more than that already
+        if bounds.file is not None:
+            _limit(resource.RLIMIT_FSIZE, bounds.file)
+        _limit(resource.RLIMIT_DATA, bounds.memory)  # the last step: we may have more than that already
 
     return bound
 
 
-def _error(code: int, said: str) -> MediaError | None:
+def _limit(what: int, most: int) -> None:
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
+
+
+def _error(code: int, said: str) -> RowError | None:
     """What went wrong, by what it said; None when nothing did. Complaints about single pictures are no failure."""
     if _FULL.search(said):
         return DiskFull("no room for what ffmpeg makes")
     if _NO_MEMORY.search(said):
         return FfmpegError("ffmpeg needs more memory than max_transform_memory")
+    if code == -signal.SIGXFSZ or _OVER.search(said):
+        return TooLarge("what ffmpeg makes of it is too large; see max_body_bytes and max_spool_bytes")
     if code < 0:
         return FfmpegError(f"ffmpeg was ended by {signal.Signals(-code).name}")
     if "Decode error rate" in said:

@@ -14,8 +14,8 @@ from img2dataset_dist.config import InputConfig, nearest
 from img2dataset_dist.errors import BadClip, BadRow, ConfigError, NoClip
 from img2dataset_dist.model import Clip, Failure, Item, Shard
 
-CLIPS = "clips"
-"""Name under which `clip_col` goes on; it ends in `Item.clips`."""
+CLIPS = "(clips)"
+"""Name under which `clip_col` goes on, which no column of a list has; it ends in `Item.clips`."""
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
 

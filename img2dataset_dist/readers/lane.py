@@ -6,6 +6,7 @@ input schema, and why a row cannot be used, where it cannot. A shard is whole ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from img2dataset_dist import inputs
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import InputError
 from img2dataset_dist.model import Failure, Item, Shard
-from img2dataset_dist.readers.columns import key_of
+from img2dataset_dist.readers.columns import CLIPS, clips_of, key_of
 from img2dataset_dist.readers.lines import reading
 from img2dataset_dist.writers.sample_json import well_formed
 
@@ -46,12 +47,15 @@ def columns_of(items: Sequence[Item], schema: pa.Schema) -> list[pa.Array]:
     Raises:
         InputError: a value does not fit its column, or cannot be stored.
     """
-    columns = []
-    for field in schema:
-        values = [item.url if field.name == "url" else item.columns[field.name] for item in items]
-        columns.append(_array(field, values))
+    columns = [_array(field, [_value(item, field.name) for item in items]) for field in schema]
     failures = [None if item.failure is None else asdict(item.failure) for item in items]
     return [*columns, pa.array(failures, type=_FAILURE_TYPE)]
+
+
+def _value(item: Item, name: str) -> Any:
+    if name == CLIPS:
+        return None if item.clips is None else json.dumps(item.clips)
+    return item.url if name == "url" else item.columns[name]
 
 
 def _array(field: pa.Field, values: list[Any]) -> pa.Array:
@@ -71,7 +75,7 @@ class LaneReader:
 
     def read(self, shard: Shard, schema: pa.Schema) -> Iterator[Item]:
         """See `Reader.read`."""
-        names = [name for name in schema.names if name != "url"]
+        names = [name for name in schema.names if name not in ("url", CLIPS)]
         size = self.config.number_sample_per_shard
         first = shard.start // size * -(-size // GROUP_ROWS)
         groups = list(range(first, first - (-shard.rows // GROUP_ROWS)))
@@ -86,6 +90,7 @@ class LaneReader:
                         key=key_of(self.config, shard.id, index),
                         url=row["url"],
                         columns={name: row[name] for name in names},
+                        clips=clips_of(row.get(CLIPS)) if CLIPS in schema.names else None,
                         failure=None if failure is None else Failure(**failure),
                     )
                     index += 1

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from img2dataset_dist import inputs
 from img2dataset_dist.config import InputConfig
 from img2dataset_dist.errors import DOWNLOAD, RESIZE, ROW_ERRORS, SUBSAMPLE, BadClip, BadRow, InputError
+from img2dataset_dist.ffmpeg.clips import of_source
 from img2dataset_dist.inputs import InputFile
-from img2dataset_dist.model import SUCCESS, Failure, FetchFacts, Item, Shard, Source, Stored
+from img2dataset_dist.model import SUCCESS, Clip, Failure, FetchFacts, Item, Shard, Source, Stored
 from img2dataset_dist.readers import Inspected, Span
 from img2dataset_dist.readers.columns import (
     CLIPS,
@@ -56,6 +57,9 @@ TEXT_BYTES = 16 * 2**20
 
 OWN = frozenset({"key", "status", "error_message"})
 """Columns of the earlier dataset that are no data of the row: the row has them by itself."""
+
+OWN_PART, CUTS = "clips", "cuts"
+"""Columns of the earlier dataset in seconds of its source: where a clip is in it, and the scenes that were found."""
 
 _STATUSES = (DOWNLOAD, RESIZE, SUBSAMPLE)
 _FACTS = {field.name: str if "str" in str(field.type) else int for field in fields(FetchFacts)}
@@ -182,9 +186,12 @@ class _ItemMaker:
             problem = problem or f"the key {key!r:.100} cannot be a file name"
             key = key_of(self._config, self._shard.id, index)
         clips, failure = None, failure_of(row) or (Failure.of(BadRow(problem)) if problem else None)
+        part = _part_of(row, self._config.clip_col)
         if self._config.clip_col is not None and failure is None:
             try:
                 clips = clips_of(row.get(self._config.clip_col))
+                if clips and part is not None and self._config.clip_col == CUTS:
+                    clips = of_source(clips, part)
             except BadClip as error:
                 failure = Failure.of(error)
         return Item(
@@ -194,7 +201,9 @@ class _ItemMaker:
             url=url,
             columns=columns,
             clips=clips,
-            stored=Stored(tar=self._shard.source.path, facts=facts_of(row), last=index == self._shard.rows - 1),
+            stored=Stored(
+                tar=self._shard.source.path, facts=facts_of(row), part=part, last=index == self._shard.rows - 1
+            ),
             failure=failure,
         )
 
@@ -202,6 +211,20 @@ class _ItemMaker:
 def _renamed(config: InputConfig) -> dict[str, str]:
     """Columns that go on under a name that an option gives them; `clips` of the earlier dataset stay what they are."""
     return {output: name for output, name in wanted(config).items() if output != CLIPS}
+
+
+def _part_of(row: Mapping[str, Any], clip_col: str | None) -> Clip | None:
+    """Where in its source a stored clip is; None where it is no clip, or nothing that can be read says so.
+
+    Several spans are no part but wishes, of a list that had such a column; and so are those that `clip_col` names.
+    """
+    if row.get(OWN_PART) is None or clip_col == OWN_PART:
+        return None
+    try:
+        spans = clips_of(row[OWN_PART])
+    except BadClip:
+        return None
+    return spans[0] if spans is not None and len(spans) == 1 else None
 
 
 def facts_of(row: Mapping[str, Any]) -> FetchFacts:

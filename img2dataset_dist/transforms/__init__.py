@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from img2dataset_dist import registry
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.errors import RESIZE, SUBSAMPLE, RowError
+from img2dataset_dist.errors import SUBSAMPLE, HashMismatch, RowError
 from img2dataset_dist.model import Failure, Fetched, Sample
 
 Transform = Callable[[Sample], Sample]
@@ -60,6 +60,6 @@ def apply(transforms: list[Transform], fetched: Fetched) -> Sample:
 def failed(fetched: Fetched, error: RowError) -> Sample:
     """The sample of a row of which nothing could be made."""
     failure = Failure.of(error)
-    if fetched.file is not None and failure.status == RESIZE:
+    if fetched.file is not None and not isinstance(error, HashMismatch):  # what came was wrong already
         failure = replace(failure, status=SUBSAMPLE)
     return Sample(item=fetched.item, facts=fetched.facts, file=fetched.file, failure=failure)

@@ -9,6 +9,7 @@ from typing import Any
 from img2dataset_dist import kinds
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import MediaError
+from img2dataset_dist.ffmpeg.demuxers import DEMUXERS
 from img2dataset_dist.media import quiet_pillow, read_header
 from img2dataset_dist.model import MediaFile, Part, Sample
 
@@ -39,7 +40,7 @@ class AnyFile:
         file = sample.file
         assert file is not None
         with open(file.path, "rb") as stream:
-            kind = kinds.sniff(stream.read(kinds.HEAD_BYTES))
+            kind = kinds.sniff_file(stream)
         group = kinds.class_of(kind)
         extra: dict[str, Any] = {"kind": group, "mime": kinds.mime_of(kind)}
         sizes: dict[str, Any] = {}
@@ -53,6 +54,8 @@ class AnyFile:
     def _look_into(self, file: MediaFile, kind: str, extra: dict[str, Any]) -> dict[str, int | None]:
         from img2dataset_dist.ffmpeg.probe import probe  # noqa: PLC0415 (only lists with videos need it)
 
+        if kind not in DEMUXERS:
+            return {}
         with contextlib.suppress(MediaError):
             found = probe(file.path, kind, max_pixels=self._pixels)
             extra["duration"] = found.duration

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from img2dataset_dist import stages, transforms
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import RowError
-from img2dataset_dist.model import Failure, Fetched, Sample
+from img2dataset_dist.model import Fetched, Sample
 from img2dataset_dist.transforms.channel import Channel, exactly
 
 NUMBER = struct.Struct("<q")
@@ -165,7 +165,7 @@ def _for_certain(row: Fetched, sample: Sample) -> Sample:
     try:
         pickle.dumps(sample)
     except Exception as error:  # noqa: BLE001 (of whatever a transform put there)
-        return Sample(item=row.item, failure=Failure.of(RowError(f"{type(error).__name__}: {error}"[:500])))
+        return transforms.failed(row, RowError(f"{type(error).__name__}: {error}"[:500]))
     return sample
 
 

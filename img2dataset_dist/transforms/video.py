@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +22,12 @@ from img2dataset_dist.errors import (
     NoStream,
     NotMedia,
     RowError,
+    TooLarge,
     TooManyPixels,
     UnsupportedFormat,
 )
 from img2dataset_dist.ffmpeg import binary, whole
-from img2dataset_dist.ffmpeg.clips import Part
+from img2dataset_dist.ffmpeg.clips import Part, in_source
 from img2dataset_dist.ffmpeg.command import Call, Output, Source, Workshop, as_it_came, call, folder_stem, indexed
 from img2dataset_dist.ffmpeg.demuxers import DEMUXERS, SEEKABLE
 from img2dataset_dist.ffmpeg.parts import duration_of, parts_of, scenes_of
@@ -34,9 +36,13 @@ from img2dataset_dist.ffmpeg.recipe import Recipe
 from img2dataset_dist.ffmpeg.run import Bounds, run
 from img2dataset_dist.model import Clip, Failure, MediaFile, Sample
 from img2dataset_dist.model import Part as StoredPart
+from img2dataset_dist.spool import MADE
 
 UNKNOWN_LANGUAGE = "und"
 """Of subtitles that are a column of the list (ISO 639-2)."""
+
+GROWTH = 16
+"""How many times `max_body_bytes` a file may have that is made here, if `max_spool_bytes` is no less."""
 
 Lines = Mapping[str, Sequence[subtitles.Line]]
 
@@ -61,7 +67,9 @@ class VideoTransform:
         self._binary = binary.locate(media.ffmpeg)
         if self._recipe.nvidia:
             binary.check_nvidia(self._binary, "h264_nvenc")
-        self._bounds = Bounds(seconds=media.ffmpeg_timeout, memory=config.engine.max_transform_memory)
+        self._bounds = Bounds(
+            seconds=media.ffmpeg_timeout, memory=config.engine.max_transform_memory, file=largest(config)
+        )
         self._max_side = config.image.max_decode_side
         self._captions = media.captions_are_subtitles
         self._spoken = media.subtitles_are_clips
@@ -81,6 +89,7 @@ class VideoTransform:
             BadSubtitles: its caption should be subtitles, and is none.
             TransformTimeout: ffmpeg took longer than `ffmpeg_timeout`.
             DiskFull: there is no room for what is made.
+            TooLarge: what is made is larger than it may be.
             FfmpegError: ffmpeg could not make it.
         """
         assert sample.file is not None
@@ -127,17 +136,18 @@ class VideoTransform:
             return job
         if source.probe.kind in SEEKABLE or source.sound_path is not None:
             return job
-        path = os.path.join(os.path.dirname(source.path), "indexed.mkv")
+        path = os.path.join(os.path.dirname(source.path), f"{MADE}indexed.mkv")
         try:
             run(self._binary, indexed(source, self._shop.max_pixels, path), self._bounds)
             return replace(job, source=Source(path=path, probe=self._probe(path)))
-        except (FfmpegError, DecodeError):
+        except (FfmpegError, DecodeError, TooLarge):
+            _remove([path])
             return job
 
     def _probe(self, path: str, *, metadata: bool = False) -> Probe:
         """What the bytes are, never what they are called."""
         with open(path, "rb") as file:
-            kind = kinds.sniff(file.read(kinds.HEAD_BYTES))
+            kind = kinds.sniff_file(file)
         if kind not in DEMUXERS:
             if kinds.class_of(kind) in ("video", "audio"):
                 raise UnsupportedFormat(f"unsupported kind of video or sound: {kind}")
@@ -161,7 +171,9 @@ class VideoTransform:
                 return {}
             if not isinstance(caption, str):
                 raise BadSubtitles("the caption is no text")
-            return {UNKNOWN_LANGUAGE: subtitles.parse(caption)}
+            lines, part = subtitles.parse(caption), _part_of(sample)
+            # a clip of an earlier job has the caption of the whole video
+            return {UNKNOWN_LANGUAGE: lines if part is None else subtitles.within(lines, part)}
         found = {}
         for language, path in file.subtitles.items():
             try:
@@ -219,16 +231,19 @@ class VideoTransform:
 
     def _make(self, job: _Job, part: Part | None, number: int = 0) -> Sample:
         """One sample with its files."""
-        clip = None if part is None else part.clip
+        clip, stored = None if part is None else part.clip, _part_of(job.sample)
         outputs, probes = self._files(job, part, number)
         main, looked = outputs[0], probes[0]
         extra = {**job.extra, **_facts(main, probes)}
         if clip is not None:
-            extra["clips"] = [[round(clip.start, 6), round(clip.end, 6)]]
+            extra["clips"] = in_source([clip], stored)
+        if clip is not None and job.sample.item.stored is not None:
+            extra["cuts"] = None  # those that an earlier job found are of the whole
         if self._recipe.cuts is not None and not self._recipe.cuts_are_clips and job.source.probe.picture is not None:
-            extra["cuts"] = [[round(a, 6), round(b, 6)] for a, b in scenes_of(job.source, self._shop, clip)]
+            extra["cuts"] = in_source(scenes_of(job.source, self._shop, clip), stored)
         if job.lines:
-            extra["clip_subtitles"] = json.dumps(subtitles.clip(job.lines, clip), ensure_ascii=False)
+            said = subtitles.clip(job.lines, clip, stored.start if stored is not None else 0.0)
+            extra["clip_subtitles"] = json.dumps(said, ensure_ascii=False)
         picture = looked.picture
         return replace(
             job.sample,
@@ -261,15 +276,21 @@ class VideoTransform:
     def _run(self, todo: Call, source: Source, part: Part | None, shop: Workshop) -> list[Probe]:
         """Make the files, and look whether they are good. What cannot be copied is encoded."""
         try:
-            run(self._binary, todo.arguments, self._bounds)
-            return [self._checked(output) for output in todo.outputs]
+            return self._made(todo)
         except (FfmpegError, DecodeError, NoStream):
             if not todo.copies:
                 raise
         stem = todo.outputs[0].path.removesuffix(f".{todo.outputs[0].extension}")
-        again = call(source, part, replace(shop, encode_all=True), stem)
-        run(self._binary, again.arguments, self._bounds)
-        return [self._checked(output) for output in again.outputs]
+        return self._made(call(source, part, replace(shop, encode_all=True), stem))
+
+    def _made(self, todo: Call) -> list[Probe]:
+        """What is in the files of a call; nothing stays on the disk of one that fails."""
+        try:
+            run(self._binary, todo.arguments, self._bounds)
+            return [self._checked(output) for output in todo.outputs]
+        except RowError:
+            _remove(output.path for output in todo.outputs)
+            raise
 
     def _checked(self, output: Output) -> Probe:
         """What is in a file that ffmpeg has made.
@@ -300,12 +321,33 @@ class VideoTransform:
         ]
 
 
+def largest(config: JobConfig) -> int:
+    """Bytes that a file may have which is made here: sound that is unpacked may rightly be larger than what came."""
+    body = config.fetch.max_body_bytes
+    return max(body, min(GROWTH * body, config.media.max_spool_bytes))
+
+
 def threads(config: JobConfig) -> int:
-    """Threads of one ffmpeg: as many as asked for, else its share of the cores that all of them have."""
+    """Threads of one ffmpeg: as many as asked for, else its share of the cores that all of them have.
+
+    `processes_count` must be how many workers there are on this machine.
+    """
     if config.media.ffmpeg_threads is not None:
         return config.media.ffmpeg_threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // (config.processes() * (config.engine.transform_processes or 2)), 1)
+    at_once = config.engine.transform_processes or (1 if config.media.stages else 2)
+    return max(cores // (config.processes() * at_once), 1)
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _part_of(sample: Sample) -> Clip | None:
+    """Where in its source the video is, when an earlier job made it as a clip."""
+    return None if sample.item.stored is None else sample.item.stored.part
 
 
 def _without_second(recipe: Recipe) -> Recipe:

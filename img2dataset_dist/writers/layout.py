@@ -6,13 +6,19 @@ Order as the peer has it: additional columns, boxes, caption, [hash to verify], 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from img2dataset_dist.config import JobConfig, MediaConfig
-from img2dataset_dist.model import Part, Sample
+from img2dataset_dist.config import JobConfig
+from img2dataset_dist.errors import BadClip
+from img2dataset_dist.ffmpeg.clips import in_source, parse
+from img2dataset_dist.ffmpeg.recipe import Recipe
+from img2dataset_dist.model import Item, Part, Sample
+from img2dataset_dist.readers.columns import CLIPS
 
 _EXTRA_TYPES = {
     "error_code": pa.string(),
@@ -79,7 +85,10 @@ _HASH = Description("Hex digest of the bytes as they came, before any re-encodin
 _MEDIA = Description("The stored image; only in parquet output.", _FAILED)
 
 DESCRIPTIONS: dict[str, Description] = {
-    "caption": Description("The caption, from `caption_col`.", "the list has none for this row"),
+    "caption": Description(
+        "The caption, from `caption_col`; with `subtitles_are_clips` the line that is said.",
+        "the list has none for this row",
+    ),
     "url": Description("The URL as the list has it.", "the list has none, or the row could not be read"),
     "key": Description("Name of the sample: unique in the dataset, and the stem of its file names.", "never"),
     "status": Description(
@@ -121,7 +130,9 @@ DESCRIPTIONS: dict[str, Description] = {
         "JSON list of what is said in the sample: `{start, end, lines: {language: [...]}}`.", "there are none"
     ),
     "video_metadata": Description("JSON of what ffprobe says of the media as they came.", "without `probe`"),
-    "yt_meta_dict": Description("JSON of what the site says: `{info, subtitles}`.", "without `yt_metadata_args`"),
+    "yt_meta_dict": Description(
+        "JSON of what the site says: `{info, subtitles, automatic}`.", "without `yt_metadata_args`"
+    ),
     "stages": Description("JSON of what `stages` found, by their names.", "without `stages`"),
     "error_code": Description("Why the row failed, for programs; a code of docs/errors.md.", "the row succeeded"),
     "http_status": Description("Status of the last response.", "no response came"),
@@ -185,8 +196,10 @@ class Layout:
         """The layout that the options ask for."""
         media = config.media
         again = config.input.input_format == "webdataset"
-        if "clips" in input_schema.names and not again and media.media != "image":
-            input_schema = input_schema.remove(input_schema.get_field_index("clips"))
+        if CLIPS in input_schema.names:
+            input_schema = input_schema.remove(input_schema.get_field_index(CLIPS))
+        if media.subtitles_are_clips and "caption" not in input_schema.names:
+            input_schema = input_schema.insert(len(input_schema) - 1, pa.field("caption", pa.string()))
         layout = cls(
             input_schema=input_schema,
             exif=config.image.extract_exif and media.media == "image",
@@ -259,11 +272,8 @@ class Layout:
         if self.media != "image" or self.stages:
             names = self.media_types()
             # what an earlier dataset knew stays true where nothing new is said
-            row |= {name: sample.extra[name] if name in sample.extra else item.columns.get(name) for name in names}
-            if "clips" in names and item.clips is not None and "clips" not in sample.extra:
-                row["clips"] = [list(clip) for clip in item.clips]
-            if item.stored is not None and sample.extra.get("clips") and item.columns.get("clips"):
-                row["clips"] = _in_source(sample.extra["clips"], item.columns["clips"][0][0])
+            row |= {name: sample.extra[name] if name in sample.extra else _known(item, name) for name in names}
+            row |= _clips(sample, names)
         row |= {
             "error_code": failure.code if failure else None,
             "http_status": facts.http_status,
@@ -315,9 +325,32 @@ class Layout:
         return "" if caption is None else str(caption)
 
 
-def _in_source(clips: list[list[float]], begin: float) -> list[list[float]]:
-    """Parts of a clip that was made by an earlier job, from `begin` on: where they are in its source."""
-    return [[round(begin + time, 6) for time in clip] for clip in clips]
+def _known(item: Item, name: str) -> Any:
+    """What an earlier dataset says in a column of ours; times may be text there, or spans something else altogether."""
+    value = item.columns.get(name)
+    if value is None or MEDIA_TYPES["video"].get(name) != _SPANS:
+        return value
+    try:
+        return [list(span) for span in parse(value) or ()] or None
+    except BadClip:
+        return None
+
+
+def _clips(sample: Sample, names: Container[str]) -> dict[str, Any]:
+    """Column `clips`, where more is to be said than the sample itself says."""
+    item = sample.item
+    if "clips" in names:
+        if item.clips is None or "clips" in sample.extra:
+            return {}
+        part = None if item.stored is None else item.stored.part
+        return {"clips": in_source(item.clips, part)}
+    if item.stored is None or "clips" not in sample.extra:
+        return {}
+    try:  # a column of text: of times, which are others now, or of something that has nothing to do with it
+        parse(item.columns.get("clips"))
+    except BadClip:
+        return {}
+    return {"clips": json.dumps(sample.extra["clips"])}
 
 
 def content_of(part: Part) -> bytes:
@@ -335,15 +368,6 @@ def _columns(config: JobConfig) -> tuple[str, ...]:
         return ()
     if media.media == "any":
         return ("media",)
-    return tuple(dict.fromkeys(stored_formats(media).values()))
-
-
-def stored_formats(media: MediaConfig) -> dict[str, str]:
-    """`encode_formats`, or what it stands for: "video" and "audio" to the extension of what is stored."""
-    if media.encode_formats:
-        return {kind: media.encode_formats[kind] for kind in ("video", "audio") if kind in media.encode_formats}
-    return (
-        {"audio": "m4a"}
-        if media.media == "audio"
-        else {"video": "jpg" if media.video_frames == "first_frame" else "mp4"}
-    )
+    recipe = Recipe.of(media)  # what `subsampling` says counts before the options
+    video = "jpg" if recipe.frames == "first_frame" and recipe.video is not None else recipe.video
+    return tuple(dict.fromkeys(each for each in (video, recipe.audio) if each is not None))

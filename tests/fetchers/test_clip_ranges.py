@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import resource
@@ -22,6 +23,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from support.films import Films, index_of
 from support.media_server import MediaServer
 
+from img2dataset_dist import download
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.fetchers import FetchContext
 from img2dataset_dist.fetchers.clip_ranges import (
@@ -38,6 +40,7 @@ from img2dataset_dist.fetchers.clip_ranges import (
     union,
 )
 from img2dataset_dist.fetchers.curl import CurlFetcher
+from img2dataset_dist.fetchers.outcome import http_failure
 from img2dataset_dist.ffmpeg.probe import probe
 from img2dataset_dist.model import Clip, Failure, Fetched, FetchFacts, Item, MediaFile
 from img2dataset_dist.spool import Spool
@@ -449,8 +452,62 @@ def test_which_rows_are_fetched_by_ranges(spool: Spool) -> None:
         replace(row, byte_range=(0, 9)),
     ):  # fmt: skip
         assert not planner.wants(other)
-    for options in ({"clip_ranges": False}, {"media": "any"}, {"verify_hash": ("md5", "md5"), "compute_hash": "md5"}):
+    keyframes = {"FrameSubsampler": {"args": {"downsample_method": "keyframe"}}}
+    for options in (
+        {"clip_ranges": False}, {"media": "any"}, {"verify_hash": ("md5", "md5"), "compute_hash": "md5"},
+        {"video_frames": "keyframe"}, {"subsampling": keyframes},
+    ):  # fmt: skip
         assert not RangePlanner(config(**options), spool=spool).wants(row)
+
+
+@pytest.mark.slow
+def test_keyframes_of_clips_are_those_of_the_whole_film(media: MediaServer, tmp_path: Path) -> None:
+    """Clips of any length, whether ranges are allowed or not."""
+    rows = tmp_path / "films.jsonl"
+    clips = [[20, 21], [100, 108.5], [301.3, 309.9], [400.5, 401]]
+    rows.write_text(json.dumps({"url": media.url("/first.mp4"), "clips": clips}))
+    found = []
+    for ranges in (True, False):
+        folder = tmp_path / str(ranges)
+        stats = download(
+            str(rows), input_format="jsonl", clip_col="clips", media="video", video_frames="keyframe",
+            clip_ranges=ranges, ffmpeg_threads=1, output_format="files", output_folder=str(folder), processes_count=1,
+            allow_private_addresses=True, clip_precision="exact", enable_wandb=False,
+        )  # fmt: skip
+        assert stats.successes == 1
+        found.append({path.name: times(path) for path in sorted(folder.rglob("*.mp4"))})
+    assert found[0] == found[1]
+    assert len(found[0]) >= 2
+    assert all(found[0].values())
+
+
+def times(path: Path) -> list[float | None]:
+    with av.open(str(path)) as video:
+        return [frame.time for frame in video.decode(video=0)]
+
+
+def test_the_timeout_is_for_all_requests_of_a_row(films: Films, spool: Spool) -> None:
+    """What its earlier requests took is gone, whether one was slow or many."""
+    planner = RangePlanner(config(), spool=spool)
+    (row,) = items("http://127.0.0.1/x.mp4")
+    (request,) = planner.begin(row)
+    assert request.spent == 0.0
+    content = films("last").read_bytes()
+    for milliseconds in (1500, 2750):
+        path = os.path.join(spool.folder(), "body")
+        assert request.byte_range is not None
+        first, last = request.byte_range
+        Path(path).write_bytes(content[first : last + 1])
+        size = os.path.getsize(path)
+        facts = FetchFacts(http_status=206, total_bytes=len(content), attempts=1, bytes=size, fetch_ms=milliseconds)
+        step = planner.came(Fetched(item=request, facts=facts, file=MediaFile(path=path, size=size)))
+        assert {each.spent for each in step.requests} == {milliseconds / 1000}
+        request = step.requests[0]
+    refused = Fetched(item=request, facts=FetchFacts(fetch_ms=3000, attempts=1), failure=http_failure(416))
+    for _ in step.requests:
+        step = planner.came(refused)
+    (whole,) = step.requests
+    assert (whole.byte_range, whole.spent) == (None, 3.0)
 
 
 # spans

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.dns import BadDns
-from support.fetching import SUCCESS, Raw, code, dripping, fetch, full_backlog, timed
+from support.fetching import SUCCESS, Raw, code, dripping, fetch, fetcher, full_backlog, items, timed
 from support.server import NastyServer
 
 SLACK = 2.0
@@ -50,6 +52,17 @@ def test_slow_names_hold_up_no_other(server: NastyServer) -> None:
         found = fetch([*slow, *fine], timeout=30, connect_timeout=1, thread_count=64, dns_servers=(bad.server,))
     assert [code(one) for one in found] == ["dns"] * 8 + [SUCCESS] * 20
     assert max(one.facts.fetch_ms or 0 for one in found[8:]) < 1000
+
+
+def test_time_of_earlier_requests_counts(server: NastyServer) -> None:
+    """Those of the same row, as when a video comes in parts; a retry begins with as much as the first try."""
+    row = replace(next(items([server.silent()])), spent=3.5)
+    began = time.monotonic()
+    with contextlib.closing(fetcher(timeout=4, retries=1)) as running:
+        (found,) = running.fetch(iter([row]))
+    assert code(found) in ("timeout_first_byte", "timeout_total")
+    assert found.facts.attempts == 2
+    assert 1.0 <= time.monotonic() - began < 1.0 + SLACK
 
 
 def test_time_for_the_name_counts(server: NastyServer) -> None:

@@ -35,6 +35,56 @@ def test_no_more_rows_than_the_limit() -> None:
     assert taken(some, 1) == "2"
 
 
+class Slots:
+    """Those of a machine where others have some."""
+
+    def __init__(self, **free: int) -> None:
+        self.free = {f"site {name}": count for name, count in free.items()}
+        self.held: list[str] = []
+
+    def acquire(self, host: str, limit: int) -> int | None:
+        if not self.free[host]:
+            return None
+        self.free[host] -= 1
+        self.held.append(host)
+        return self.free[host]
+
+    def release(self, host: str, slot: int) -> None:
+        assert slot == self.free[host]
+        self.free[host] += 1
+        self.held.remove(host)
+
+
+def test_a_row_has_a_slot_of_the_machine() -> None:
+    slots = Slots(a=0, b=2)
+    some: Sites[str] = Sites(10.0, lambda _row: 100, slots)
+    for name in ("a", "b", "b"):
+        some.park(name, name)
+    assert [taken(some, 0) for _ in range(3)] == ["b", "b", None], "others have those of a"
+    assert some.next_start(5) == 5 + sites.SLOT_POLL, "nobody says when they give one back"
+    assert slots.held == ["site b"] * 2
+    some.done("b", Word.ANSWERED, 1, began=0)
+    assert slots.held == ["site b"]
+    slots.free["site a"] = 1
+    assert taken(some, 6) == "a"
+    assert some.next_start(6) is None
+
+
+def test_a_block_from_elsewhere_begins_a_pause() -> None:
+    some = make(pause=10.0)
+    assert not some.leave_alone("a", 0), "nothing is known of it"
+    some.park("a", "1")
+    assert some.leave_alone("a", 0)
+    assert some.rests("a")
+    assert not some.leave_alone("a", 1), "it rests already"
+    assert [taken(some, 9), taken(some, 10)] == [None, "1"]
+    some.done("a", Word.ANSWERED, 11, began=10)
+    assert not some.rests("a")
+    some.park("a", "2")
+    assert not some.leave_alone("a", 12), "one row between others that are not blocked"
+    assert taken(some, 12) == "2"
+
+
 def test_pauses_double_up_to_an_hour_and_rows_fail_after_some() -> None:
     some = make(pause=1000.0)
     now, pauses, failed = 0.0, [], []

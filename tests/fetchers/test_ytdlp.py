@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import pytest
+from Cryptodome.Cipher import AES
 from support.fetching import full_backlog
-from support.site_fetching import EMPTY, Running, code, site_fetcher
+from support.site_fetching import EMPTY, Running, code, item, site_fetcher
 from support.sites import HEIGHTS, SECONDS, SiteServer, bomb, plugin_folder
 
 from img2dataset_dist.fetchers.host_table import HostRule, HostTable
 from img2dataset_dist.model import Fetched, MediaFile
+
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,22 @@ def test_dash_keeps_the_sound_apart(running: Running, server: SiteServer) -> Non
         assert not sound.streams.video
         assert sound.streams.audio[0].rate == 44100
     assert count == 9  # the playlist, two heads, 3 segments each
+
+
+def test_hls_that_is_encrypted(tmp_path: Path, server: SiteServer) -> None:
+    """By AES-128, in native code: some MB take no longer than others."""
+    key, start = bytes(range(16)), bytes(range(16, 32))
+    plain = (server.media / "hls_0_0.ts").read_bytes() + (b"\x47\x1f\xff\x10" + b"\xff" * 184) * 40_000
+    padded = plain + bytes([16 - len(plain) % 16] * (16 - len(plain) % 16))
+    (server.media / "aes.key").write_bytes(key)
+    (server.media / "aes.ts").write_bytes(AES.new(key, AES.MODE_CBC, start).encrypt(padded))
+    (server.media / "aes.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
+        f'#EXT-X-KEY:METHOD=AES-128,URI="/media/aes.key",IV=0x{start.hex()}\n#EXTINF:1,\naes.ts\n#EXT-X-ENDLIST\n'
+    )
+    with site_fetcher(tmp_path, timeout=15) as running:
+        file, _ = fetched(running, server, "/media/aes.m3u8")
+        assert Path(file.path).read_bytes() == plain
 
 
 def test_the_sound_of_a_site_at_the_right_rate(running: Running, server: SiteServer) -> None:
@@ -177,6 +199,14 @@ def test_names_and_ports_that_lead_nowhere(running: Running) -> None:
 def test_a_deadline_holds_for_the_whole_row(tmp_path: Path, server: SiteServer) -> None:
     plugins = plugin_folder(tmp_path / "plugins")
     with site_fetcher(tmp_path / "spool", timeout=1.5, yt_args={"plugin_dirs": [plugins]}) as running:
+        running.code(server.url("/media/90p.mp4"))
+        began = time.monotonic()
+        running.fetcher.submit(item(server.url("/drip.mp4")), spent=1.3)
+        (outcome,) = running.gather(1)
+        assert code(outcome) == "timeout_total"
+        assert 0.1 < time.monotonic() - began < 1.4, "what others used of it counts"
+        assert outcome.facts.fetch_ms is not None
+        assert outcome.facts.fetch_ms >= 1500, "all of it"
         for path in ("/drip", "/drip.mp4", "/fake/sleep"):
             running.code(server.url("/media/90p.mp4"))
             began = time.monotonic()
@@ -232,7 +262,6 @@ def test_subtitles_and_what_a_site_says(tmp_path: Path, server: SiteServer) -> N
         file, count = fetched(running, server, "/fake/texts")
         assert count == 4
         assert list(file.subtitles) == ["de", "en"]
-        assert file.automatic == {"de"}
         assert Path(file.subtitles["en"]).read_text().startswith("WEBVTT")
         page = file.page
         assert page is not None
@@ -240,6 +269,7 @@ def test_subtitles_and_what_a_site_says(tmp_path: Path, server: SiteServer) -> N
             "start": "00:00:01.000", "end": "00:00:02.000", "lines": ["good", "bye"]
         }  # fmt: skip
         assert page["subtitles"]["de"] == [{"start": "00:00:00.000", "end": "00:00:01.000", "lines": ["hallo"]}]
+        assert page["automatic"] == ["de"], "the others are the site's own"
         assert set(page["subtitles_missing"]) == {"fr", "xx"}
         info = page["info"]
         assert (info["id"], info["view_count"], info["tags"]) == ("texts", 7, ["a", "b"])
@@ -329,6 +359,42 @@ def test_a_host_has_no_more_rows_than_connections(tmp_path: Path, server: SiteSe
         with site_fetcher(tmp_path / "spool", rules, site_processes=2, yt_args=args) as running:
             assert {code(one) for one in running.fetch([server.url("/fake/flaky")] * 12)} == {"success"}
         assert max(most) == peak
+
+
+@pytest.mark.slow
+def test_workers_of_a_machine_share_a_site(tmp_path: Path, server: SiteServer) -> None:
+    """Two of them with a limit of one: never two rows at once, and both have their rows fetched."""
+    under_way: list[int] = []
+    most = []
+
+    def slowly() -> tuple[int, str]:
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.2)
+        under_way.pop()
+        return 200, "{}"
+
+    server.api["/api/flaky"] = slowly
+    (tmp_path / "slots").touch()
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(TESTS)!r})
+        from pathlib import Path
+        from support.site_fetching import EMPTY, Running, code
+        running = Running(
+            Path({str(tmp_path / "spool")!r}), EMPTY, max_connections_per_host=1, timeout=60,
+            yt_args={{"plugin_dirs": [{plugin_folder(tmp_path / "plugins")!r}]}},
+            context={{"slots": {str(tmp_path / "slots")!r}, "neighbours": 2}},
+        )
+        print(*[code(one) for one in running.fetch([{server.url("/fake/flaky")!r}] * 8)])
+        running.fetcher.close()
+        running.spool.close()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [worker.communicate(timeout=120)[0].split() for worker in workers]
+    assert said == [["success"] * 8] * 2
+    assert max(most) == 1
 
 
 def test_rules_for_hosts_hold_behind_redirects(tmp_path: Path, server: SiteServer) -> None:

@@ -110,9 +110,15 @@ def test_with_private_addresses_allowed_the_rest_still_holds(tmp_path: Path, ins
 
 
 def test_the_one_program_that_a_job_may_name(tmp_path: Path, inside: SiteServer) -> None:
+    """And the scripts that it is given can be read."""
     args = {"plugin_dirs": [plugin_folder(tmp_path / "plugins")], "js_runtimes": {"deno": {"path": "/bin/true"}}}
     with site_fetcher(tmp_path / "spool", yt_args=args) as running:
-        for what, message in (("run", "it was done"), ("run-other", "stopped by"), ("system", "stopped by")):
+        for what, message in (
+            ("run", "it was done"),
+            ("solver", "it was done"),
+            ("run-other", "stopped by"),
+            ("system", "stopped by"),
+        ):
             failure = running.one(inside.url(f"/fake/try-{what}")).failure
             assert failure is not None
             assert message in failure.message

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import pickle
 import random
+import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 from yt_dlp.extractor import gen_extractor_classes
+from yt_dlp.extractor.youtube.jsc._builtin.vendor import HASHES
 from yt_dlp.networking.common import Response
 from yt_dlp.networking.exceptions import HTTPError, TransportError
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, UnsupportedError
+from yt_dlp_ejs.yt import solver
 
 from img2dataset_dist.config import FetchConfig, MediaConfig
 from img2dataset_dist.errors import ROW_ERRORS, ConfigError
 from img2dataset_dist.fetchers.host_table import HostTable
-from img2dataset_dist.fetchers.ytdlp import failure_of, file_of
-from img2dataset_dist.fetchers.ytdlp_claims import Claims, needed, with_grams
+from img2dataset_dist.fetchers.walls import HEAD, is_wall
+from img2dataset_dist.fetchers.ytdlp_answers import failure_of, file_of
+from img2dataset_dist.fetchers.ytdlp_claims import Claim, Claims, needed, with_grams
 from img2dataset_dist.fetchers.ytdlp_errors import Trouble, classify
 from img2dataset_dist.fetchers.ytdlp_formats import choose, usable
 from img2dataset_dist.fetchers.ytdlp_options import ALLOWED, REFUSED, Settings, check_yt_args, check_yt_metadata_args
@@ -236,6 +245,34 @@ def test_what_an_error_says_of_waiting() -> None:
     assert classify(lost, "", http_error(410)).status == 410
 
 
+def test_what_may_be_our_own_network() -> None:
+    for cause, ours in (
+        (socket.gaierror(socket.EAI_AGAIN, "x"), True),
+        (socket.gaierror(socket.EAI_NONAME, "x"), False),
+        (OSError(errno.ENETUNREACH, "x"), True),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), False),
+        (TimeoutError("x"), False),
+    ):
+        found = classify(wrapped(ExtractorError("Unable to download", cause=TransportError(cause=cause))))
+        assert (found.code in ("dns", "connect", "timeout_idle"), found.ours) == (True, ours), cause
+
+
+def test_scripts_for_a_js_runtime_are_those_that_yt_dlp_takes() -> None:
+    for kind, script in (("core", solver.core()), ("lib", solver.lib())):
+        assert hashlib.sha3_512(script.encode()).hexdigest() == HASHES[f"yt.solver.{kind}.min.js"]
+
+
+def test_walls() -> None:
+    assert is_wall("<html><head><title>Just a moment...</title></head>" + "x" * 9000)
+    assert is_wall("<h1>Please verify you are a human</h1>")
+    for page in ("", "Forbidden", "<title>403 Forbidden</title>" + "<p>captcha</p>" * 1000, "<title>captcha"[:7]):
+        assert not is_wall(page)
+    began = time.monotonic()
+    for piece in ("<title", "<script", "<", "<style></"):
+        is_wall((piece * HEAD)[:HEAD])
+    assert time.monotonic() - began < 2
+
+
 def test_messages_are_the_same_for_many_rows() -> None:
     one, other = (
         classify(
@@ -265,8 +302,8 @@ def test_only_files_of_the_row_count(tmp_path: Path, name: object) -> None:
     (row / "video.mp4").write_text("v")
     with pytest.raises(Exception, match="nothing was fetched"):
         file_of(str(row), {"path": name})
-    file = file_of(str(row), {"path": "video.mp4", "sound": name, "subtitles": {"en": name}, "automatic": ["en"]})
-    assert (file.sound, file.subtitles, file.automatic) == (None, {}, frozenset())
+    file = file_of(str(row), {"path": "video.mp4", "sound": name, "subtitles": {"en": name}})
+    assert (file.sound, file.subtitles) == (None, {})
 
 
 json_like = st.recursive(
@@ -321,6 +358,34 @@ def test_claims_agree_with_yt_dlp(claims: Claims) -> None:
     assert len(urls) > 200
     for url in urls:
         assert (claims.site(url) is not None) == any(kind.suitable(url) for kind in kinds), url
+
+
+def test_expressions_mean_the_same_with_a_time_limit() -> None:
+    """Those of all extractors, held against the URLs that each is tested with, by the module that yt-dlp uses."""
+    for kind in gen_extractor_classes():
+        patterns = kind._VALID_URL
+        if kind.ie_key() == "Generic" or not patterns:
+            continue
+        for text in (patterns,) if isinstance(patterns, str) else patterns:
+            ours, theirs = regex.compile(text), re.compile(text)
+            for case in kind.get_testcases(include_onlymatching=True):
+                assert bool(ours.match(case["url"])) == bool(theirs.match(case["url"])), (text, case["url"])
+
+
+def test_no_url_takes_long(claims: Claims) -> None:
+    """An expression of yt-dlp's for stream.tvp.pl doubles its time with every few semicolons."""
+    assert claims.site("https://stream.tvp.pl/?channel_id=1") == "tvp"
+    for count in (100, 5000):
+        began = time.monotonic()
+        assert claims.site("https://stream.tvp.pl/?" + ";" * count) is None
+        assert time.monotonic() - began < 10
+
+
+def test_a_plugin_with_an_odd_expression_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Claims()
+    found.site("https://example.org/")
+    monkeypatch.setattr(found, "_always", [Claim("odd", ("(",), ()), Claim("own", ("https://own[.]test/",), ())])
+    assert found.site("https://own.test/") == "own"
 
 
 @given(st.text(max_size=60) | st.text("abcdefgh./:?=", max_size=80).map("https://".__add__))

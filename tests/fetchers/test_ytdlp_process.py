@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from support.site_fetching import Running, code, site_fetcher, site_processes
 from support.sites import SiteServer, plugin_folder
 
 from img2dataset_dist.errors import EngineError
-from img2dataset_dist.fetchers import ytdlp
+from img2dataset_dist.fetchers import ytdlp_desk
 
 TESTS = Path(__file__).parents[1]
 
@@ -50,7 +51,7 @@ def test_a_process_serves_many_rows(tmp_path: Path, server: SiteServer) -> None:
 
 @pytest.mark.slow
 def test_it_is_replaced_after_many_rows(tmp_path: Path, server: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ytdlp, "ROWS_PER_PROCESS", 2)
+    monkeypatch.setattr(ytdlp_desk, "ROWS_PER_PROCESS", 2)
     with site_fetcher(tmp_path) as running:
         seen = set()
         for _ in range(4):
@@ -185,6 +186,55 @@ def test_a_process_that_cannot_start_is_said(
         monkeypatch.syspath_prepend(str(tmp_path / "broken"))
         with pytest.raises(EngineError, match="did not come up"):
             running.code(server.url("/page/video"))
+
+
+def test_a_disk_without_room_costs_the_row(tmp_path: Path, server: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the folder of the row, or of its process. The thread lives on."""
+    with site_fetcher(tmp_path) as running:
+        folder, fails = running.spool.folder, [True, False, True]
+
+        def full() -> str:
+            if fails and fails.pop(0):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return folder()
+
+        monkeypatch.setattr(running.spool, "folder", full)
+        outcomes = running.fetch([server.url("/media/90p.mp4")] * 3)
+        assert sorted(code(one) for one in outcomes) == ["disk_full", "disk_full", "success"]
+        assert not fails
+        assert len(running.folders()) == 2, "of the file that came, and of the process"
+
+
+def test_a_system_that_lets_no_process_begin(
+    tmp_path: Path, server: SiteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again for a while; no row is blamed."""
+    begin, refusals = subprocess.Popen, [True] * 3
+
+    def busy(command: list[str], **how: object) -> object:
+        if refusals and any("ytdlp_child" in word for word in command):
+            del refusals[-1:]
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return begin(command, **how)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", busy)
+    monkeypatch.setattr(ytdlp_desk, "FORK_PAUSE", 0.01)
+    with site_fetcher(tmp_path) as running:
+        assert running.code(server.url("/media/90p.mp4")) == "success"
+        assert not refusals
+    refusals += [True] * 1000
+    monkeypatch.setattr(ytdlp_desk, "FORK_SECONDS", 0.0)
+    with site_fetcher(tmp_path) as running, pytest.raises(EngineError, match="temporarily unavailable"):
+        running.code(server.url("/media/90p.mp4"))
+
+
+def test_a_fault_of_ours_is_no_hang(tmp_path: Path, server: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(ytdlp_desk.Desk, "ask", broken)
+    with site_fetcher(tmp_path) as running, pytest.raises(ZeroDivisionError, match="ours"):
+        running.code(server.url("/media/90p.mp4"))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from support.processes import alive, below, wait_for
 from support.videos import gallery
 
-from img2dataset_dist.errors import ConfigError, DecodeError, FfmpegError, TransformTimeout
+from img2dataset_dist.errors import ConfigError, DecodeError, FfmpegError, TooLarge, TransformTimeout
 from img2dataset_dist.ffmpeg import binary
 from img2dataset_dist.ffmpeg.run import Bounds, run
 
@@ -31,6 +31,24 @@ def test_a_call_makes_its_file(tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     run(FFMPEG, ["-f", "lavfi", "-i", "sine=duration=1", f"file:{out}"], PLENTY)
     assert out.stat().st_size > 80_000
+
+
+def test_a_file_has_a_largest_size(tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    sine = ["-f", "lavfi", "-i", "sine=duration=10", f"file:{out}"]
+    with pytest.raises(TooLarge, match="max_body_bytes"):
+        run(FFMPEG, sine, Bounds(seconds=60, memory=2**31, file=300_000))
+    assert out.stat().st_size <= 300_000
+    run(FFMPEG, sine, Bounds(seconds=60, memory=2**31, file=1_000_000))
+    assert out.stat().st_size > 800_000
+
+
+def test_one_that_catches_the_signal_has_made_too_much_all_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "my-ffmpeg"
+    script.write_text("#!/bin/sh\ntrap '' XFSZ\nhead -c 300000 /dev/zero > \"$0.out\"\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    with pytest.raises(TooLarge):
+        run(str(script), [], Bounds(seconds=60, memory=2**31, file=100_000))
 
 
 def test_at_the_deadline_it_is_ended_and_nothing_is_left() -> None:

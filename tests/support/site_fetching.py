@@ -18,7 +18,10 @@ from typing import Any
 import psutil
 
 from img2dataset_dist.config import FetchConfig, MediaConfig
+from img2dataset_dist.fetchers import FetchContext
 from img2dataset_dist.fetchers.host_table import HostTable
+from img2dataset_dist.fetchers.link import Link
+from img2dataset_dist.fetchers.slots import FileSlots
 from img2dataset_dist.fetchers.ytdlp import SiteFetcher
 from img2dataset_dist.model import Fetched, Item
 from img2dataset_dist.spool import Spool
@@ -26,10 +29,18 @@ from img2dataset_dist.spool import Spool
 EMPTY = HostTable(rules={}, ignored=frozenset())
 
 
+def item(url: str | None, index: int = 0) -> Item:
+    """A row of a list."""
+    return Item(shard_id=0, index=index, key=f"{index:04d}", url=url)
+
+
 class Running:
     """A fetcher, its spool, and what it has told."""
 
-    def __init__(self, folder: Path, table: HostTable, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, table: HostTable, *, context: dict[str, Any] | None = None, link: Link | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
         known = {name: options.pop(name) for name in list(options) if name in FetchConfig.model_fields}
         fetch = {"timeout": 20, "retry_backoff": 0.01, "allow_private_addresses": True} | known
         media = {"media": "video", "site_processes": 1, "site_pause": 0.05} | options
@@ -37,16 +48,16 @@ class Running:
         self.notices: list[str] = []
         self.wakes = 0
         self.spool = Spool(str(folder))
-        self.fetcher = SiteFetcher(
-            config, spool=self.spool, table=table, wake=self._woken, notify=self.notices.append
-        )  # fmt: skip
+        context = FetchContext(spool=self.spool, table=table, notify=self.notices.append, **context or {})
+        slots = FileSlots(context.slots) if context.slots else None
+        self.fetcher = SiteFetcher(config, context, wake=self._woken, slots=slots, link=link)
 
     def _woken(self) -> None:
         self.wakes += 1
 
     def submit(self, urls: Sequence[str | None]) -> None:
         for index, url in enumerate(urls):
-            self.fetcher.submit(Item(shard_id=0, index=index, key=f"{index:04d}", url=url))
+            self.fetcher.submit(item(url, index))
 
     def gather(self, count: int, seconds: float = 60.0) -> list[Fetched]:
         """The next outcomes, by their index."""

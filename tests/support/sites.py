@@ -137,16 +137,19 @@ class SiteServer:
         blocked: paths that answer 429 for so many more requests.
         redirects: path to where it leads.
         api: path to what gives its status and JSON.
+        walls: path to what gives status, headers and HTML for the headers of a request, or None for what is there.
         robots: text of robots.txt; "": there is none.
         inside: what stands in some pages and playlists as an address that must not be asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        self._address = address
         self.media = media_folder()
         self.log: list[tuple[str, str, dict[str, str]]] = []
         self.blocked: collections.Counter[str] = collections.Counter()
         self.redirects: dict[str, str] = {}
         self.api: dict[str, Callable[[], tuple[int, str]]] = {}
+        self.walls: dict[str, Callable[[dict[str, str]], tuple[int, dict[str, str], str] | None]] = {}
         self.robots = ""
         self.inside = "http://127.0.0.1:9"
 
@@ -156,7 +159,7 @@ class SiteServer:
         class Handler(_Handler):
             server_of = owner
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(self._address, Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -198,7 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 (the name that http.server looks for)
 
     def _serve(self, owner: SiteServer, path: str) -> None:
-        if owner.blocked[path] > 0:
+        wall = owner.walls[path](dict(self.headers.items())) if path in owner.walls else None
+        if wall is not None:
+            status, headers, text = wall
+            self._send(status, "text/html", text.encode(), headers)
+        elif owner.blocked[path] > 0:
             owner.blocked[path] -= 1
             self._send(429, "text/html", b"slow down", {"Retry-After": "0"})
         elif path in owner.api:
@@ -356,6 +363,7 @@ class FakeSiteIE(InfoExtractor):
             "try-spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
             "try-exec": lambda: os.execv("/bin/true", ["true"]),
             "try-dlopen": lambda: __import__("ctypes").CDLL("libm.so.6"),
+            "try-solver": lambda: __import__("yt_dlp_ejs.yt.solver").yt.solver.core(),
             "try-sqlite": lambda: __import__("sqlite3").connect("/tmp/x.db"),
         }[name]
         try:

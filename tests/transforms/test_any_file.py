@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.photos import picture
 
 from img2dataset_dist.config import JobConfig
+from img2dataset_dist.kinds import HEAD_BYTES
 from img2dataset_dist.model import Item, MediaFile, Sample
 from img2dataset_dist.transforms.any_file import AnyFile
 
@@ -64,6 +65,22 @@ def archive(folder: Path) -> bytes:
         (b"\x00\x01\x02 nobody knows", "bin", "other", "application/octet-stream"),
         (b"WEBVTT\n\n", "vtt", "text", "text/vtt"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg", "image", "image/svg+xml"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!--Made by hand--><svg:svg>', "svg", "image", "image/svg+xml"),
+        (
+            b'<?xml version="1.0"?><!DOCTYPE svg PUBLIC "a" "b" [\n<!ENTITY c "d">]><svg>',
+            "svg",
+            "image",
+            "image/svg+xml",
+        ),
+        (b'<!doctype html><link rel=icon href="data:image/svg+xml,<svg x=1/>">', "html", "page", "text/html"),
+        (b'<link rel="icon" href="x.png"><svg ></svg>', "html", "page", "text/html"),
+        (b"<!-- saved --> <noscript>\n<MPD ></noscript>", "html", "page", "text/html"),
+        (b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><svg >', "html", "page", "text/html"),
+        (b'<?xml version="1.0"?><rss><title>&lt;html&gt; <html></title></rss>', "xml", "text", "application/xml"),
+        (b"\xef\xbb\xbf#EXTM3U\n", "m3u8", "playlist", "application/vnd.apple.mpegurl"),
+        (b"\n\n#EXTM3U\n", "m3u8", "playlist", "application/vnd.apple.mpegurl"),
+        (b"\xef\xbb\xbfWEBVTT\n", "vtt", "text", "text/vtt"),
+        (b"MThd\x00\x00\x00\x06\x00\x01\x00\x02\x00\x60MTrk", "mid", "audio", "audio/midi"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -84,6 +101,28 @@ def test_a_photo_has_its_size(tmp_path: Path) -> None:
 def test_a_sound_has_its_duration(tmp_path: Path) -> None:
     done = looked_at(tmp_path, sound(tmp_path, 3))
     assert done.extra == {"kind": "audio", "mime": "audio/vnd.wave", "duration": 3.0}
+
+
+def tag(size: int) -> bytes:
+    """An ID3v2.4 tag with so many bytes of padding; the size is in groups of seven bits."""
+    return b"ID3\x04\x00\x00" + bytes(size >> 7 * place & 0x7F for place in (3, 2, 1, 0)) + bytes(size)
+
+
+@pytest.mark.parametrize("size", [0, 1000, HEAD_BYTES - 12, 300_000])
+@pytest.mark.parametrize(
+    ("sound", "kind"),
+    [(b"fLaC\x00\x00\x00\x22", "flac"), (b"\xff\xf1\x50\x80\x02\x1f\xfc", "aac"), (b"\xff\xfb\x90", "mp3")],
+)
+def test_what_stands_behind_a_tag_counts(tmp_path: Path, sound: bytes, kind: str, size: int) -> None:
+    done = looked_at(tmp_path, tag(size) + sound + bytes(100))
+    assert (done.parts[0].extension, done.original_format, done.extra["kind"]) == (kind, kind, "audio")
+
+
+@pytest.mark.parametrize(
+    "body", [b"ID3", b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f", tag(0) * 20_000], ids=["short", "far", "many"]
+)
+def test_a_tag_and_no_more(tmp_path: Path, body: bytes) -> None:
+    assert looked_at(tmp_path, body).original_format == "mp3"
 
 
 def test_an_archive(tmp_path: Path) -> None:

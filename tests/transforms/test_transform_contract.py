@@ -14,8 +14,8 @@ from support.photos import picture
 
 from img2dataset_dist import registry, transforms
 from img2dataset_dist.config import JobConfig
-from img2dataset_dist.errors import RowError
-from img2dataset_dist.model import Fetched, Item, Sample
+from img2dataset_dist.errors import DOWNLOAD, SUBSAMPLE, HashMismatch, RowError
+from img2dataset_dist.model import Fetched, Item, MediaFile, Sample
 
 NAMES = sorted(registry.PLUGINS["transform"].keys() - {"any", "video"})
 """All but those for media in files: test_any_file.py and test_video.py."""
@@ -55,6 +55,27 @@ def test_garbage_raises_row_errors_only(name, body):
 def test_it_can_be_built_from_a_config_that_was_sent_to_a_worker(name):
     config = JobConfig.from_flat({"url_list": "x.txt", **OPTIONS.get(name, {})})
     registry.lookup("transform", name)(pickle.loads(pickle.dumps(config)))
+
+
+def test_a_bug_costs_its_row_and_tells_where_it_was():
+    """Of media in files it was after the download; a hash that does not fit was wrong as it came."""
+
+    def broken(row: Sample) -> Sample:
+        raise KeyError(row.item.key)
+
+    def mismatch(row: Sample) -> Sample:
+        raise HashMismatch(row.item.key)
+
+    item = sample(PHOTO).item
+    file = MediaFile(path="/nowhere", size=1)
+    for chain, fetched, code, status in (
+        (broken, Fetched(item=item, body=PHOTO), "internal_error", DOWNLOAD),
+        (broken, Fetched(item=item, file=file), "internal_error", SUBSAMPLE),
+        (mismatch, Fetched(item=item, file=file), "hash_mismatch", DOWNLOAD),
+    ):
+        done = transforms.apply([chain], fetched)
+        assert done.failure is not None
+        assert (done.failure.code, done.failure.status, done.file) == (code, status, fetched.file)
 
 
 def test_the_default_chain():

@@ -7,11 +7,13 @@ import json
 import os
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.processes import below, processes, wait_for
 from support.videos import (
@@ -37,6 +39,7 @@ from support.videos import (
 
 from img2dataset_dist.config import JobConfig
 from img2dataset_dist.errors import (
+    SUBSAMPLE,
     BadSubtitles,
     ConfigError,
     DecodeError,
@@ -44,11 +47,15 @@ from img2dataset_dist.errors import (
     NoStream,
     NotMedia,
     RowError,
+    TooLarge,
     TooManyPixels,
     TransformTimeout,
 )
 from img2dataset_dist.ffmpeg import binary
-from img2dataset_dist.model import Clip, Fetched, Sample
+from img2dataset_dist.model import Clip, Fetched, Sample, Stored
+from img2dataset_dist.pipeline import Pipeline
+from img2dataset_dist.shard import ShardJob
+from img2dataset_dist.transforms import failed
 from img2dataset_dist.transforms.remote import Nursery, RemoteTransform
 from img2dataset_dist.transforms.video import threads
 
@@ -321,8 +328,8 @@ def test_the_encoder_does_as_told(tmp_path: Path) -> None:
     good = transform(video_size=120, video_crf=10)(row(MEDIA("silent"), tmp_path))
     poor = transform(video_size=120, video_crf=45)(row(MEDIA("silent"), tmp_path))
     assert good.parts[0].size > 1.5 * poor.parts[0].size
-    with pytest.raises(RowError, match="nonsense"):
-        transform(video_size=120, video_preset="nonsense")(row(MEDIA("moov_last"), tmp_path))
+    with pytest.raises(ConfigError, match="video_preset='nonsense' is not one of ultrafast"):
+        transform(video_size=120, video_preset="nonsense")
 
 
 # ---- sounds ----
@@ -598,6 +605,37 @@ def test_captions_that_are_subtitles(tmp_path: Path) -> None:
     assert "clip_subtitles" not in made(row(MEDIA("moov_last"), tmp_path)).extra
 
 
+def of_a_clip(sample: Sample) -> Sample:
+    """The sample as the file of a clip from 2 s to 6 s that an earlier job made."""
+    stored = Stored(tar="x.tar", part=Clip(2, 6))
+    return replace(sample, item=replace(sample.item, stored=stored))
+
+
+def test_times_of_a_stored_clip_are_those_of_its_source(tmp_path: Path) -> None:
+    (tmp_path / "en").write_text(VTT)
+    sample = of_a_clip(row(MEDIA("moov_last"), tmp_path, clips=[(1, 3)], subtitles={"en": str(tmp_path / "en")}))
+    [piece] = transform(clip_precision="exact")(sample).pieces
+    assert piece.extra["clips"] == [[3.0, 5.0]]
+    assert piece.extra["cuts"] is None
+    said = json.loads(piece.extra["clip_subtitles"])
+    assert [(line["start"], line["end"]) for line in said] == [("00:00:03.100", "00:00:04.000")]
+    assert b"00:00:00.100 --> 00:00:01.000\ntwo" in (piece.parts[1].data or b""), "those beside it count from its start"
+    whole = transform(cut_detection="all")(of_a_clip(row(MEDIA("scenes"), tmp_path)))
+    first = transform(cut_detection="all")(row(MEDIA("scenes"), tmp_path))
+    assert whole.extra["cuts"] == [pytest.approx([a + 2, b + 2]) for a, b in first.extra["cuts"]]
+
+
+def test_a_caption_of_subtitles_is_that_of_the_whole_video(tmp_path: Path) -> None:
+    """It goes on as it is with each clip, so its times are those of the source in the next job, too."""
+    caption = "WEBVTT\n\n00:00:01.000 --> 00:00:02.500\none\n\n00:00:04.000 --> 00:00:05.000\ntwo\n"
+    made = transform(captions_are_subtitles=True, clip_precision="exact", input_format="csv", caption_col="caption")
+    done = made(of_a_clip(row(MEDIA("moov_last"), tmp_path, clips=[(0, 1), (2, 3)], columns={"caption": caption})))
+    said = [json.loads(piece.extra["clip_subtitles"]) for piece in done.pieces]
+    assert [[(line["start"], line["lines"]) for line in each] for each in said] == [
+        [("00:00:02.000", {"und": ["one"]})], [("00:00:04.000", {"und": ["two"]})]
+    ]  # fmt: skip
+
+
 def test_lines_of_subtitles_become_clips_with_captions(tmp_path: Path) -> None:
     (tmp_path / "en").write_text(VTT)
     made = transform(subtitles_are_clips=True, clip_precision="exact")
@@ -653,6 +691,33 @@ def test_a_child_that_is_killed_takes_its_ffmpeg_with_it(tmp_path: Path) -> None
         nursery.close()
 
 
+def test_what_is_made_has_a_largest_size(tmp_path: Path) -> None:
+    """Silence of a minute: some kilobytes of FLAC, 11 MB of WAV."""
+    path = tmp_path / "silence.flac"
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=48000:cl=stereo", "-t", "60", str(path))
+    limits = {"media": "audio", "encode_formats": {"audio": "wav"}, "max_body_bytes": 500_000}
+    assert path.stat().st_size < 500_000
+    refused = row(path, tmp_path)
+    with pytest.raises(TooLarge, match="max_body_bytes"):
+        transform(**limits)(refused)
+    assert refused.file is not None
+    assert os.listdir(os.path.dirname(refused.file.path)) == ["body"], "nothing is left of it"
+    assert failed(Fetched(item=refused.item, file=refused.file), TooLarge("x")).status == SUBSAMPLE
+    with pytest.raises(TooLarge):
+        transform(**limits | {"max_body_bytes": 2_000_000, "max_spool_bytes": 4_000_000})(row(path, tmp_path))
+    made = transform(**limits | {"max_body_bytes": 2_000_000})(row(path, tmp_path))
+    assert made.parts[0].size > 11_000_000
+
+
+def test_a_clip_that_is_too_large_fails_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "silence.flac"
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=48000:cl=stereo", "-t", "60", str(path))
+    made = transform(media="audio", encode_formats={"audio": "wav"}, max_body_bytes=300_000)
+    done = made(row(path, tmp_path, clips=[(0, 10), (0, 60)]))
+    assert codes(done.pieces) == ["success", "too_large"]
+    assert done.pieces[1].status == SUBSAMPLE
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     assert transform(video_size=120)(row(MEDIA("moov_last"), tmp_path)).parts
     with pytest.raises(RowError, match="max_transform_memory"):
@@ -669,6 +734,31 @@ def test_threads_of_one_ffmpeg_are_its_share_of_the_cores() -> None:
     assert share(processes_count=cores) == 1
     assert share(processes_count=100) == 1
     assert share(ffmpeg_threads=7) == 7
+
+
+@pytest.mark.parametrize(("neighbours", "share"), [(8, 4), (64, 1)])
+def test_threads_on_a_cluster_are_the_share_of_a_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, neighbours: int, share: int
+) -> None:
+    """Of 64 cores: the engine knows how many workers a machine has at once, `processes_count` does not."""
+    told: list[JobConfig] = []
+
+    class Nobody:
+        def __init__(self, config: JobConfig) -> None:
+            told.append(config)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr("img2dataset_dist.pipeline.Nursery", Nobody)
+    options = {"url_list": "x.txt", "media": "video", "processes_count": 1, "tmp_dir": str(tmp_path / "tmp")}
+    job = ShardJob(
+        config=JobConfig.from_flat(options), input_schema=pa.schema([("url", pa.string())]), fingerprint="",
+        output_url=str(tmp_path / "out"), neighbours=neighbours,
+    )  # fmt: skip
+    assert list(Pipeline(job).run([])) == []
+    assert [threads(config) for config in told] == [share]
 
 
 def test_each_call_has_a_deadline_of_its_own(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -125,6 +126,35 @@ def test_csv_without_hosts_column(tmp_path: Path) -> None:
         hosts.read_csv(str(path))
 
 
+def names(monkeypatch: pytest.MonkeyPatch, known: dict[str, list[str]]) -> None:
+    """Names that this machine knows, and addresses that are its own."""
+
+    def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if name not in known:
+            raise OSError("Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (address, 0)) for address in known[name]]
+
+    monkeypatch.setattr(hosts.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(hosts, "is_ours", lambda name: any(one.startswith("127.") for one in known.get(name, [])))
+
+
+def test_own_address_is_one_that_others_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(monkeypatch, {"node1": ["127.0.1.1"], "node2": ["127.0.1.1", "10.0.0.2"]})
+    node1 = Host(address="node1")
+    assert hosts.own_address(node1, [node1]) == "127.0.1.1", "nobody else wants to know"
+    assert hosts.own_address(Host(address="node2"), [H1]) == "10.0.0.2"
+    monkeypatch.setattr(hosts, "_address_towards", lambda peer: "10.77.9.100" if peer == H2 else "")
+    assert hosts.own_address(node1, [node1, H1, H2]) == "10.77.9.100"
+    with pytest.raises(ClusterError, match=r"node1: list this machine by its address .*127\.0\.1\.1"):
+        hosts.own_address(node1, [H1])
+    with pytest.raises(ClusterError, match=r"six: list this machine by its address .*no IPv4 address"):
+        hosts.own_address(Host(address="six"), [])
+
+
+def test_the_address_towards_a_peer() -> None:
+    assert hosts._address_towards(Host(address="127.0.0.1")) == "127.0.0.1"
+
+
 def test_local_is_this_machine_without_a_port() -> None:
     assert hosts.is_local(Host(address="127.0.0.1"))
     assert not hosts.is_local(Host(address="127.0.0.1", port=2222))
@@ -185,6 +215,16 @@ def test_no_secret_is_kept() -> None:
     assert not {"mount_key", "pex_url", "spark_url", "pass_env", "args"} & settings.kept_names()
 
 
+def test_what_is_kept_can_be_taken_back(cluster: Callable[..., Cluster]) -> None:
+    cluster(KNOT_FORWARD="10.0.0.9", SSH_KEY="key", CORES=4).claim()
+    assert cluster(KNOT_FORWARD="").settings.knot_forward == "10.0.0.9", "an empty one is not given"
+    again = cluster(KNOT_FORWARD="none", SSH_KEY="none", CORES="none")
+    assert (again.settings.knot_forward, again.settings.ssh_key, again.settings.cores) == ("", "", 0)
+    again.save(again.state())
+    assert not {"knot_forward", "ssh_key", "cores"} & set(cluster().state().settings)
+    assert cluster(ARGS="none").settings.args == "none", "it is not kept"
+
+
 # --- ssh and quoting
 
 
@@ -235,9 +275,9 @@ def test_a_script_that_fails_says_so(tmp_path: Path) -> None:
     assert "make hosts-setup" in done.stdout
 
 
-@pytest.mark.parametrize("script", sorted(path.stem for path in (PSSH / "remote").glob("*.sh")))
-def test_scripts_parse(script: str) -> None:
-    body = Job(script=script, values={}, timeout=1).payload(settings.Settings())
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PSSH / "remote").glob("*.sh")))
+def test_scripts_parse(name: str) -> None:
+    body = Job(script=name, values={}, timeout=1).payload(settings.Settings())
     subprocess.run(["bash", "-n"], input=body, text=True, check=True, timeout=20)
 
 
@@ -299,6 +339,88 @@ def test_a_pid_that_was_given_anew_is_not_ours(shell: Callable[[str], str]) -> N
 def test_a_pid_of_before_the_reboot_is_not_ours(shell: Callable[[str], str]) -> None:
     said = shell('echo "$$ $(start_time $$) another-boot" >"$RUN/c.pid"; alive "$RUN/c.pid" || echo stale')
     assert said == "stale"
+
+
+def script(name: str) -> str:
+    """A script of remote/, to run within another one."""
+    return (PSSH / "remote" / f"{name}.sh").read_text()
+
+
+def test_jobs_have_the_time_that_they_need(shell: Callable[[str], str]) -> None:
+    """Two at once take no longer than one."""
+    slow = "trap 'sleep 3; echo orderly; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    start = "".join(
+        f'launch "$RUN/job-{n}.pid" "$LOGS/{n}.log" bash -c "{slow}"; wait_until 5 grep -q ready "$LOGS/{n}.log"\n'
+        for n in (1, 2)
+    )
+    begin = f"{start}NAMES='job-*.pid' GRACE=20 SECONDS=0\n"
+    said = shell(f'{begin}{script("stop")}\n[ "$SECONDS" -lt 6 ] || echo slow; cat "$LOGS"/*.log; ls "$RUN"')
+    assert said.splitlines() == ["ended job-1 job-2", "ready", "orderly", "ready", "orderly"]
+    assert shell(f"NAMES='job-*.pid' GRACE=20\n{script('stop')}") == "already stopped"
+
+
+def test_an_exit_code_may_be_asked_for_again(shell: Callable[[str], str]) -> None:
+    ask = f'JOB=1 SIGNAL=\n{script("job_end")}\ncat "$RUN/job-1.exit"'
+    shell('echo 0 >"$RUN/job-1.exit"')
+    assert [shell(ask) for _ in range(2)] == ["ended\n0", "ended\n0"]
+
+
+def test_old_jobs_are_removed_but_not_those_that_run(shell: Callable[[str], str]) -> None:
+    end = script("job_start").partition("# Old ones are not")[2].partition("echo started")[0]
+    said = shell(
+        'jobs=$REMOTE_DIR/jobs; mkdir -p "$jobs/old" "$jobs/runs" "$jobs/new"; touch "$RUN/job-old.exit" "$LOGS/job-old.log"\n'
+        'launch "$RUN/job-runs.pid" "$LOGS/job-runs.log" sleep 60\n'
+        f'touch -d "40 days ago" "$jobs"/old "$jobs"/runs "$RUN"/* "$LOGS/job-old.log"\n#{end}\nls "$jobs" "$RUN" "$LOGS"'
+    )
+    assert "job-runs.pid" in said
+    assert "job-old" not in said
+    assert [line for line in said.splitlines() if line in {"old", "runs", "new"}] == ["new", "runs"]
+
+
+def test_kresd_of_another_cluster_is_left_alone(shell: Callable[[str], str], tmp_path: Path) -> None:
+    run = script("knot_remove").replace("/etc/resolv.conf", "$REMOTE_DIR/resolv.conf")
+    run = run.replace("/run/systemd/system", "/nowhere").replace("/etc/systemd/system", "/nowhere")
+    (tmp_path / "remote").mkdir()
+    resolv = tmp_path / "remote" / "resolv.conf"
+    resolv.write_text("# made by img2dataset: make knot-remove brings back what was here\nnameserver 127.0.0.1\n")
+    start = 'mkdir -p "$REMOTE_DIR/run/a" "$REMOTE_DIR/conf"; echo before >"$REMOTE_DIR/conf/resolv.conf.before"\n'
+    start += 'launch "$REMOTE_DIR/run/a/kresd-1.pid" "$LOGS/a.log" sleep 60\n'
+    ended = 'end_session "$REMOTE_DIR/run/a/kresd-1.pid" 1\n'
+    root = 'as_root() { "$@"; }\nneed_root() { :; }\n'
+    try:
+        assert shell(f"{start}{root}{run}") == "DNS is left as it is, for the cluster a"
+        assert "127.0.0.1" in resolv.read_text()
+        assert shell('alive "$REMOTE_DIR/run/a/kresd-1.pid" && echo lives') == "lives"
+    finally:
+        shell(ended)
+    assert shell(f"{root}{run}") == "restored resolv.conf"
+    assert resolv.read_text() == "before\n"
+
+
+def test_systemd_ends_kresds_above_the_number(shell: Callable[[str], str]) -> None:
+    start = re.search(r"^start_systemd\(\) \{.*?^\}", script("knot_install"), re.MULTILINE | re.DOTALL)
+    assert start
+    listed = "img2dataset-kresd@%d.service loaded active running x\\n"
+    said = shell(
+        f"""{start.group()}
+        as_root() {{ "$@"; }}
+        systemctl() {{ case $1 in list-units) printf '{listed}' 1 2 3 4;; is-active) ;; *) echo "$*";; esac; }}
+        unit=$REMOTE_DIR/unit changed= did= processes=2; touch "$unit"
+        start_systemd; echo "$did" """
+    )
+    assert said.splitlines() == [
+        *(f"disable -q --now img2dataset-kresd@{n}" for n in (3, 4)),
+        "ended kresd 3, ended kresd 4",
+    ]
+
+
+def test_status_names_the_jobs(shell: Callable[[str], str], tmp_path: Path) -> None:
+    payload = f'launch "$RUN/job-20261121-1.pid" "$LOGS/job.log" sleep 60\nMASTER_UI_PORT=\n{script("status")}'
+    loaded = settings.load({"REMOTE_DIR": str(tmp_path / "remote")})
+    whole = Job(script="names", values={}, timeout=5).payload(loaded, "127.0.0.1")
+    whole = whole.replace("\n}\nmain </dev/null", f"\nown_folders\n{payload}\n}}\nmain </dev/null")
+    done = subprocess.run(["bash", "-s"], input=whole, capture_output=True, text=True, timeout=60)
+    assert "@jobs=20261121-1" in done.stdout.splitlines(), done.stdout
 
 
 def test_nothing_is_ended_by_name() -> None:
@@ -463,6 +585,27 @@ def test_own_hosts_come_first(cluster: Callable[..., Cluster]) -> None:
     assert cluster(COUNT=1).hosts() == (H3,)
 
 
+def test_a_master_of_another_cluster_is_refused(cluster: Callable[..., Cluster]) -> None:
+    cluster(CLUSTER="a", COUNT=1).claim()
+    with pytest.raises(ClusterError, match=r"MASTER=u@10\.77\.9\.1: the cluster a has this host"):
+        cluster(CLUSTER="b", MASTER="u@10.77.9.1").claim()
+    assert state.load(cluster().where, "b") is None
+    outside = cluster(CLUSTER="b", MASTER="10.0.0.7")
+    assert outside.claim() == (H2, H3)
+    with pytest.raises(ClusterError, match="the cluster b has this host"):
+        cluster(CLUSTER="c", MASTER="10.0.0.7").master((H1,))
+    outside.release([Host(address="10.0.0.7")])
+    assert outside.state().master is None
+
+
+def test_a_host_is_the_same_whoever_logs_in(cluster: Callable[..., Cluster]) -> None:
+    mine = cluster()
+    named = Host(address="10.77.9.2", name="node2", user="me")
+    mine.save(dataclasses.replace(mine.state(), master=H2))
+    assert mine.master((H1, named)) is named
+    assert hosts.distinct([H1, named, H2, H3]) == [H1, named, H3]
+
+
 def test_master(cluster: Callable[..., Cluster]) -> None:
     here = Host(address="127.0.0.1")
     assert cluster().master((H1, H2)) == H1
@@ -533,13 +676,26 @@ def test_knot_zones() -> None:
         settings.load({"KNOT_ZONES": "a.lan=10.0.0.2 b.lan=10.0.0.3@5353", "KNOT_FORWARD": "10.0.0.9"})
     )
     assert lua.splitlines() == [
-        'trust_anchors.set_insecure({ "a.lan.", "b.lan." })',
         'policy.add(policy.suffix(policy.STUB({ "10.0.0.2" }), policy.todnames({ "a.lan." })))',
         'policy.add(policy.suffix(policy.STUB({ "10.0.0.3@5353" }), policy.todnames({ "b.lan." })))',
         'policy.add(policy.all(policy.STUB({ "10.0.0.9" })))',
+        'local insecure = { "a.lan.", "b.lan." }',
+        "for _, zone in ipairs(trust_anchors.insecure or {}) do table.insert(insecure, zone) end",
+        "trust_anchors.set_insecure(insecure)",
     ]
     with pytest.raises(ClusterError, match=r"KNOT_ZONES: a\.lan: write"):
         steps.knot_lua(settings.load({"KNOT_ZONES": "a.lan"}))
+
+
+def test_lines_of_knot_conf_stay_as_they_are(tmp_path: Path) -> None:
+    """Also those that set what KNOT_ZONES sets: the zones are added to theirs, in whatever way they are written."""
+    conf = tmp_path / "more.lua"
+    conf.write_text("trust_anchors.set_insecure({ 'corp.lan' })\ntrust_anchors.set_insecure({ \"x.lan\" })\n")
+    lua = steps.knot_lua(settings.load({"KNOT_CONF": str(conf)}))
+    assert lua == conf.read_text().rstrip("\n")
+    lua = steps.knot_lua(settings.load({"KNOT_CONF": str(conf), "KNOT_ZONES": "a.lan=10.0.0.2"}))
+    assert conf.read_text() in lua
+    assert lua.index("x.lan") < lua.index("ipairs(trust_anchors.insecure") < lua.index("set_insecure(insecure)")
 
 
 # --- make
@@ -593,5 +749,21 @@ def test_hosts_that_were_added_are_not_cut_by_a_remembered_count(cluster: Callab
     first = cluster(COUNT=1)
     first.claim()
     first.save(first.state().with_node(H3))
-    assert cluster().hosts() == (H1, H3)
+    assert cluster().claim() == (H1, H3)
     assert cluster(COUNT=1).hosts() == (H1,)
+
+
+def test_a_remembered_count_is_only_for_claiming(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster(COUNT=3).claim()
+    short = tmp_path / "one.txt"
+    short.write_text("10.77.9.2\n")
+    assert cluster(IPS=short).hosts() == (H2,)
+    assert cluster(IPS=short).claim() == (H2,), "a host has left the list"
+    with pytest.raises(ClusterError, match="COUNT=3, but only 1 hosts"):
+        cluster(IPS=short, COUNT=3).hosts()
+    new = tmp_path / "new.txt"
+    new.write_text("".join(f"10.77.8.{n}\n" for n in range(1, 6)))
+    assert len(cluster(IPS=new).hosts()) == 5
+    looked = cluster(IPS=short, COUNT=1)
+    looked.save(looked.state())
+    assert cluster().settings.count == 3

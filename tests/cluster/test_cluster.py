@@ -6,6 +6,7 @@ The tests go on from each other's cluster, in the order in which they stand.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pexes
 import pytest
+from bare import USER
 from control import Control, facts, ours, receipts
 from lab import DEAD, Host, Lab
 from support import dataset
@@ -170,6 +172,7 @@ def test_a_job_from_names_to_a_dataset(world: World, whole: Path) -> None:
         said = job.wait()
     assert json.loads(driver)[0]["name"].startswith("img2dataset")
     assert "1 running" in seen
+    assert re.search(r"^jobs of make run: \d{8}-\S+$", seen, re.MULTILINE)
     assert f"{ROWS} of {ROWS} rows in /mnt/shared/whole" in said
     dataset.check_whole(whole)
     assert dataset.leftovers(whole) == []
@@ -206,7 +209,11 @@ def test_a_worker_host_is_killed(world: World, whole: Path) -> None:
     done = world.control.make("status", code=2)
     assert victim.address in done.complained
     victim.boot()
-    assert "workers alive: 3 of 3" in world.control.make("cluster-up").said
+    table = world.lab.home / "named.csv"  # the same hosts, written in another way
+    rows = [f"{host.address},{USER},the-{host.name}" for host in world.first]
+    table.write_text("\n".join(["host,user,hostname", *rows, ""]))
+    assert "workers alive: 3 of 3" in world.control.make("cluster-up", HOSTS=table).said
+    assert f"{world.first[0].address} the-{world.first[0].name}\n" in victim.path("etc/hosts").read_text()
     check_same(world, out, whole)
 
 
@@ -288,6 +295,8 @@ def test_a_second_cluster_takes_nobodys_hosts(world: World, tmp_path: Path) -> N
         lab, CLUSTER="other", IPS=everybody, COUNT=1, PEX_URL=lab.web.file_url("a.pex"), AUTHENTICATE=1,
         SPARK_URL=lab.web.file_url("a%20spark.tgz"), SSH_KEY=odd / "the key",
     )  # fmt: skip
+    done = control.make("cluster-up", code=2, MASTER=world.first[0].address)
+    assert "the cluster default has this host" in done.complained
     done = control.make("cluster-up", code=2, SPARK_SHA512="0" * 128)
     assert "it was removed; is the digest right?" in done.text
     digest = lab.ctl("sha512sum", archive).stdout.split()[0]
@@ -347,7 +356,11 @@ def test_dns_is_given_back(world: World) -> None:
         assert not [command for command in ours(host) if "kresd" in command]
     done = world.control.make("knot-remove")
     assert all(done.ok(host) == ["already removed"] for host in world.first)
-    world.control.make("knot-install")
+    conf = world.lab.home / "more.lua"  # a call of its own, which replaces the list of zones
+    conf.write_text("trust_anchors.set_insecure({ 'corp.lan' })\n")
+    world.control.make("knot-install", KNOT_CONF=conf)
+    assert conf.read_text() in world.first[0].path("opt/img2dataset/conf/kresd.conf").read_text()
+    assert "no error" in world.control.make("knot-check", KNOT_CHECK="photos3.example.test").said
 
 
 def test_a_tunnel_to_the_pages(world: World) -> None:

@@ -16,7 +16,7 @@ Step = Callable[[Cluster, Sequence[Host]], list[Outcome]]
 
 
 def _keys(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
-    return keys.hosts_keys(cluster, [*hosts, *steps.storage_host(cluster)])
+    return keys.hosts_keys(cluster, [*hosts, *keys.storage_host(cluster.settings)])
 
 
 STEPS: dict[str, Step] = {
@@ -82,9 +82,7 @@ def _target(name: str) -> int:
     if name in WHOLE:
         return WHOLE[name](cluster)
     if name in CLAIMING:
-        outcomes = CLAIMING[name](cluster, cluster.claim())
-        cluster.release(outcomes)
-        return finish(name, outcomes)
+        return _claiming(name, cluster)
     hosts = cluster.hosts()
     master = cluster.state().master
     if name in PREPARING and not cluster.listed() and master and master.key not in {host.key for host in hosts}:
@@ -92,6 +90,21 @@ def _target(name: str) -> int:
     done = STEPS[name](cluster, hosts)
     if name in PREPARING and cluster.is_known:
         cluster.save(cluster.state())  # with what was given, such as MOUNT_POINT: cluster-down wants to know it
-        if name == "unmount" and all(one.ok for one in done):
+        if name == "unmount" and cluster.state().keys <= {one.host.key for one in done if one.ok}:
             cluster.forget("mount_")
     return finish(name, done)
+
+
+def _claiming(name: str, cluster: Cluster) -> int:
+    """A step that makes hosts ours, but for those on which it did nothing."""
+    before = cluster.state().keys
+    hosts = cluster.claim()
+    fresh = [host for host in cluster.state().everyone if host.key not in before]
+    try:
+        outcomes = CLAIMING[name](cluster, hosts)
+    except ClusterError:  # it did not even begin
+        cluster.release(fresh)
+        raise
+    lost = {one.host.key for one in outcomes if one.unreachable}
+    cluster.release([host for host in fresh if host.key in lost])
+    return finish(name, outcomes)

@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pssh_cluster import ssh
 from pssh_cluster.context import Cluster
 from pssh_cluster.errors import ClusterError
 from pssh_cluster.fanout import Job, Outcome, summary
-from pssh_cluster.hosts import Host, is_local
+from pssh_cluster.hosts import Host, distinct, is_local
 from pssh_cluster.settings import Settings
 
 _DIGITS = {"sha256": 64, "sha512": 128}
@@ -58,17 +59,23 @@ def local_source(variable: str, path: str, kind: str, digest: str, advice: str) 
     """
     full = os.path.abspath(os.path.expanduser(path))
     try:
-        with open(full, "rb") as file:
-            found = hashlib.new(kind)
-            while chunk := file.read(_CHUNK):
-                found.update(chunk)
+        about = os.stat(full)
+        found = _digest_of(full, kind, (about.st_size, about.st_mtime_ns))
     except OSError as error:
         raise ClusterError(f"{variable}={path}: cannot be read ({error.strerror}); {advice}") from None
-    if digest and digest != found.hexdigest():
-        raise ClusterError(
-            f"{variable}={path}: its {kind} is {found.hexdigest()}, not {digest}: fetch or build it again"
-        )
-    return Source(path=full, kind=kind, digest=found.hexdigest())
+    if digest and digest != found:
+        raise ClusterError(f"{variable}={path}: its {kind} is {found}, not {digest}: fetch or build it again")
+    return Source(path=full, kind=kind, digest=found)
+
+
+@lru_cache(maxsize=8)
+def _digest_of(path: str, kind: str, _about: tuple[int, int]) -> str:
+    """Of a file; cluster-up asks before its first step and again when it copies."""
+    found = hashlib.new(kind)
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def push(cluster: Cluster, hosts: Sequence[Host], source: Source, name: str, unpacked: str = "") -> list[Outcome]:
@@ -142,6 +149,7 @@ def install(
     unpacked: str = "",
 ) -> list[Outcome]:
     """Push a file if it is one here, then run the job that takes or fetches it."""
+    hosts = distinct(hosts)
     outcomes: dict[Host, Outcome] = {}
     if source.path:
         for one in push(cluster, hosts, source, name, unpacked):
@@ -154,35 +162,47 @@ def install(
     return [outcomes[host] for host in hosts]
 
 
+def pex_source(settings: Settings) -> Source:
+    """Where the pex comes from.
+
+    Raises:
+        ClusterError: There is none here, or its digest is another one.
+    """
+    digest = checked_digest("PEX_SHA256", settings.pex_sha256, "sha256")
+    if settings.pex_url:
+        return Source(url=settings.pex_url, kind="sha256", digest=digest)
+    return local_source("PEX_FILE", settings.pex_file, "sha256", digest, "make pex builds it, PEX_URL fetches one")
+
+
 def pex_install(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """Bring the pex to the hosts and unpack it there."""
     settings = cluster.settings
-    digest = checked_digest("PEX_SHA256", settings.pex_sha256, "sha256")
-    if settings.pex_url:
-        source = Source(url=settings.pex_url, kind="sha256", digest=digest)
-    else:
-        source = local_source(
-            "PEX_FILE", settings.pex_file, "sha256", digest, "make pex builds it, PEX_URL fetches one"
-        )
     values = {"PEX_ROOT": settings.pex_folder}
     job = Job(script="files pex_install", values=values, timeout=1800, title="pex-install")
-    return install(cluster, hosts, job, source=source, name="img2dataset.pex")
+    return install(cluster, hosts, job, source=pex_source(settings), name="img2dataset.pex")
+
+
+def spark_source(settings: Settings) -> Source:
+    """Where Spark comes from; neither a path nor a URL means the pex.
+
+    Raises:
+        ClusterError: There is no such archive here, or its digest is another one.
+    """
+    digest = checked_digest("SPARK_SHA512", settings.spark_sha512, "sha512")
+    if settings.spark_url:
+        return Source(url=settings.spark_url, kind="sha512", digest=digest)
+    if settings.spark_tgz:
+        digest = digest or _digest_beside(settings.spark_tgz)
+        advice = "give the path of spark-...-bin-hadoop3.tgz"
+        return local_source("SPARK_TGZ", settings.spark_tgz, "sha512", digest, advice)
+    return Source(kind="sha512")
 
 
 def spark_install(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """Bring Spark to the hosts: from an archive here, from a URL, or from the pex."""
     settings = cluster.settings
-    digest = checked_digest("SPARK_SHA512", settings.spark_sha512, "sha512")
-    source = Source(kind="sha512")
-    origin = "pex"
-    if settings.spark_url:
-        source, origin = Source(url=settings.spark_url, kind="sha512", digest=digest), "archive"
-    elif settings.spark_tgz:
-        digest = digest or _digest_beside(settings.spark_tgz)
-        source = local_source(
-            "SPARK_TGZ", settings.spark_tgz, "sha512", digest, "give the path of spark-...-bin-hadoop3.tgz"
-        )
-        origin = "archive"
+    source = spark_source(settings)
+    origin = "archive" if source.url or source.path else "pex"
     values = {"SOURCE": origin, "SPARK_VERSION": settings.spark_version, "PEX_ROOT": settings.pex_folder}
     job = Job(script="files spark_install", values=values, timeout=1800, title="spark-install")
     unpacked = f"{settings.remote_dir}/spark-*-{source.digest[:12]}" if source.digest else ""

@@ -18,10 +18,13 @@ from pssh_cluster.context import Cluster, finish, read_file
 from pssh_cluster.errors import ClusterError
 from pssh_cluster.fanout import Job, Outcome
 from pssh_cluster.hosts import Host, is_local
+from pssh_cluster.lifecycle import GRACE, spark_defaults
 from pssh_cluster.settings import split_words
 
 _BEGIN = b"@begin\n"
 _INTERRUPTED = 130
+_STILL = "make status shows it, make jobs-stop ends it"
+_LONGEST_WAIT = 30.0  # seconds between two tries to connect again; the first wait is 2, and each the double of the last
 
 
 def run_script(cluster: Cluster, hosts: Sequence[Host]) -> int:
@@ -40,7 +43,7 @@ def run_script(cluster: Cluster, hosts: Sequence[Host]) -> int:
         "ARGS": shlex.join(split_words("ARGS", settings.args)),
         "ENVIRONMENT": environment(cluster),
         "MASTER_URL": known.master_url,
-        "SPARK_DEFAULTS": _defaults(cluster),
+        "SPARK_DEFAULTS": spark_defaults(cluster),
         "PEX_ROOT": settings.pex_folder,
         "WORK_DIR": settings.work_dir or f"{settings.remote_dir}/work",
         "LOCAL_DIRS": settings.local_dirs,
@@ -48,19 +51,16 @@ def run_script(cluster: Cluster, hosts: Sequence[Host]) -> int:
         "DRIVER_PORT": str(settings.driver_port),
         "BLOCK_MANAGER_PORT": str(settings.block_manager_port),
     }
-    started = cluster.run(
-        [host], Job(script="spark_conf job_start", values=values, timeout=120, title="run", quiet=True)
-    )
+    start = Job(script="spark_conf job_start", values=values, timeout=120, title="run", quiet=True)
+    try:
+        started = cluster.run([host], start)
+    except KeyboardInterrupt:
+        _complain(f"interrupted; the job may have begun on {host.label}: {_STILL}")
+        return _INTERRUPTED
     if not started[0].ok:
         return finish("run", started)
     print(f"job {job} on {host.label}: {os.path.basename(settings.script)} (Ctrl-C ends it)", flush=True)
     return Follower(cluster=cluster, host=host, job=job).follow()
-
-
-def _defaults(cluster: Cluster) -> str:
-    from pssh_cluster.lifecycle import spark_defaults  # noqa: PLC0415 (where it is needed)
-
-    return spark_defaults(cluster)
 
 
 def _script_name(path: str) -> str:
@@ -92,49 +92,68 @@ class Follower:
         self._host = host
         self._job = job
         self._offset = 1  # of tail: the first byte is 1
+        self._lost = 0  # tries since the last answer
         self._interrupts = 0
+        self._told = False  # whether the job knows of the interrupt
 
     def follow(self) -> int:
-        """The job's exit code."""
-        lost = 0
+        """The job's exit code.
+
+        The first interrupt asks the job to end, as often as it takes until it has heard; the second ends it.
+        """
         with _terminate_is_interrupt():
             while True:
                 try:
-                    self._stream()
-                    ended = self._ask("")
+                    if self._interrupts and not self._told:
+                        self._told = self._ask("USR1").ok
+                    code = self._look()
                 except KeyboardInterrupt:
-                    if self._interrupt():
-                        return _INTERRUPTED
+                    self._interrupts += 1
+                    if self._interrupts > 1:
+                        return self._end()
+                    print(file=sys.stderr)  # after the ^C of the terminal
+                    _complain("interrupted: the job is asked to end; once more ends it at once")
                     continue
-                if ended.ok and ended.facts.get("running") == "no":
-                    return self._finished(int(ended.facts.get("code", "1")))
-                if not ended.ok:
-                    lost += 1
-                    if lost > self._cluster.settings.reconnects:
-                        print(f"run: lost {self._host.label} ({ended.why}); the job may go on there", file=sys.stderr)
-                        return 1
-                    print(
-                        f"run: {self._host.label} does not answer, trying again ({ended.why})",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                time.sleep(2 if lost else 0.3)
+                if code is not None:
+                    return code
 
-    def _finished(self, code: int) -> int:
-        if code:
-            print(f"run: the job ended with exit code {code}", file=sys.stderr)
-        return code
+    def _look(self) -> int | None:
+        """Show output while there is a connection; the exit code, if it is over."""
+        self._stream()
+        ended = self._ask("")
+        if not ended.ok:
+            return self._reconnect(ended.why)
+        self._lost = 0
+        if ended.facts.get("running") == "no":
+            code = int(ended.facts.get("code", "1"))
+            if code:
+                _complain(f"the job ended with exit code {code}")
+            return code
+        time.sleep(0.3)
+        return None
 
-    def _interrupt(self) -> bool:
-        """Hand an interrupt on: the first asks the job to end, the second ends it. True when it is over."""
-        self._interrupts += 1
-        if self._interrupts == 1:
-            print("\nrun: interrupted: the job is told to end; once more ends it at once", file=sys.stderr, flush=True)
-            self._ask("USR1")
-            return False
-        values = {"NAMES": f"job-{self._job}.pid"}
-        self._cluster.run([self._host], Job(script="stop", values=values, timeout=60, title="end the job"))
-        return True
+    def _reconnect(self, why: str) -> int | None:
+        """Wait before the next try, or give up."""
+        self._lost += 1
+        if self._lost > self._cluster.settings.reconnects:
+            unheard = " and does not know that it shall end" if self._interrupts and not self._told else ""
+            _complain(f"lost {self._host.label} ({why}); the job may go on there{unheard}: {_STILL}")
+            return 1
+        _complain(f"{self._host.label} does not answer, trying again ({why})")
+        time.sleep(min(_LONGEST_WAIT, 2.0**self._lost))
+        return None
+
+    def _end(self) -> int:
+        """End the job at once."""
+        values = {"NAMES": f"job-{self._job}.pid", "GRACE": str(GRACE)}
+        job = Job(script="stop", values=values, timeout=60, title="end the job")
+        try:
+            ended = self._cluster.run([self._host], job)[0].ok
+        except KeyboardInterrupt:  # a third one
+            ended = False
+        if not ended:
+            _complain(f"the job may still run on {self._host.label}: {_STILL}")
+        return _INTERRUPTED
 
     def _ask(self, signal_name: str) -> Outcome:
         values = {"JOB": self._job, "SIGNAL": signal_name}
@@ -175,6 +194,10 @@ class Follower:
             self._offset += len(data)
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+
+
+def _complain(text: str) -> None:
+    print(f"run: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

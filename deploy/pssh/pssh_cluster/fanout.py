@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pssh_cluster import ssh
 from pssh_cluster.errors import ClusterError
-from pssh_cluster.hosts import Host, is_local
+from pssh_cluster.hosts import Host, distinct, is_local, own_address
 from pssh_cluster.settings import Settings
 
 REMOTE = Path(__file__).resolve().parent.parent / "remote"
@@ -50,6 +50,8 @@ class Outcome:
     """In case of failure: the reason."""
     unreachable: bool = False
     """Whether nothing was done there, because ssh did not get there."""
+    at: float = field(default_factory=time.time, compare=False)
+    """When it was there, by the clock of this machine."""
 
     @property
     def note(self) -> str:
@@ -81,8 +83,12 @@ class Job:
         return f"set -eu\n{assigned}\nmain() {{\n{body}\n}}\nmain </dev/null 2>&1\n"
 
 
-def run(settings: Settings, hosts: Sequence[Host], job: Job) -> list[Outcome]:
-    """The outcomes of a job, in the order of the hosts; each is printed when it is there."""
+def run(settings: Settings, hosts: Sequence[Host], job: Job, peers: Sequence[Host] = ()) -> list[Outcome]:
+    """The outcomes of a job, in the order of the hosts, one a machine; each is printed when it is there.
+
+    `peers` are other hosts that must reach this machine, if it is among the hosts.
+    """
+    hosts = distinct(hosts)
     timeout = settings.step_timeout or job.timeout
     outcomes: dict[Host, Outcome] = {}
     lock = threading.Lock()
@@ -98,7 +104,7 @@ def run(settings: Settings, hosts: Sequence[Host], job: Job) -> list[Outcome]:
     local = [host for host in hosts if settings.local and is_local(host)]
     remote = [host for host in hosts if host not in local]
     with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = [pool.submit(_run_local, settings, host, job, timeout) for host in local]
+        waiting = [pool.submit(_run_local, settings, host, job, timeout, [*peers, *hosts]) for host in local]
         if remote:
             _run_remote(settings, remote, job, timeout, done)
         for future in waiting:
@@ -114,11 +120,12 @@ def summary(outcome: Outcome, job: Job) -> str:
     )
 
 
-def _run_local(settings: Settings, host: Host, job: Job, timeout: int) -> Outcome:
-    import socket  # noqa: PLC0415 (for one's own address only)
-
+def _run_local(settings: Settings, host: Host, job: Job, timeout: int, peers: Sequence[Host]) -> Outcome:
     begin = time.monotonic()
-    address = str(socket.getaddrinfo(host.address, None, socket.AF_INET)[0][4][0])
+    try:
+        address = own_address(host, peers)
+    except ClusterError as error:
+        return Outcome(host=host, ok=False, seconds=time.monotonic() - begin, why=str(error))
     environ = {name: value for name, value in os.environ.items() if name != "SSH_CONNECTION"}
     try:
         done = subprocess.run(  # noqa: S603 (our own script)
@@ -145,7 +152,8 @@ def _run_remote(
     with tempfile.TemporaryDirectory(prefix="img2dataset-pssh-") as folder:
         listed, out, err = (os.path.join(folder, name) for name in ("hosts", "out", "err"))
         Path(listed).write_text("".join(f"{spec}\n" for spec in by_spec))
-        with open(os.path.join(folder, "payload"), "w+") as payload:
+        # It has no name: keys and secrets in it are gone with us, however we end.
+        with tempfile.TemporaryFile("w+") as payload:
             payload.write(job.payload(settings))
             payload.flush()
             payload.seek(0)

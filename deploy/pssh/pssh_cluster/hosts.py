@@ -176,6 +176,58 @@ def _user() -> str:
         return ""
 
 
+def distinct(hosts: Iterable[Host]) -> list[Host]:
+    """Each machine once, as it was written first: two steps at the same time would be in each other's way there."""
+    found: dict[tuple[str, int], Host] = {}
+    for host in hosts:
+        found.setdefault(host.key, host)
+    return list(found.values())
+
+
+def own_address(host: Host, peers: Iterable[Host]) -> str:
+    """The IPv4 address of a host that is this machine, by which its peers reach it.
+
+    A name of one's own often stands for 127.0.1.1, where nobody else comes. Then it is the address from which we would
+    send to a peer.
+
+    Raises:
+        ClusterError: There is none.
+    """
+    advice = f"{host.label}: list this machine by its address"
+    try:
+        found = [str(one[4][0]) for one in socket.getaddrinfo(host.address, None, socket.AF_INET, socket.SOCK_DGRAM)]
+    except OSError as error:
+        raise ClusterError(f"{advice} (its name has no IPv4 address: {error})") from None
+    outside = next((address for address in found if not is_loopback(address)), "")
+    if outside:
+        return outside
+    alone = True
+    for peer in peers:
+        if not is_ours(peer.address):
+            alone = False
+            address = _address_towards(peer)
+            if address and not is_loopback(address):
+                return address
+    if alone:
+        return found[0]
+    raise ClusterError(f"{advice} (its name stands for {found[0]}, where no other host reaches it)")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IPv4 address is for this machine alone."""
+    return address.startswith("127.")
+
+
+def _address_towards(peer: Host) -> str:
+    """From which address we would send to a host; nothing is sent. Empty when there is no way."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer.address, peer.port or 22))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
 def own_first(hosts: Iterable[Host]) -> Iterator[Host]:
     """The hosts that are this machine."""
     return (host for host in hosts if is_ours(host.address) and not host.port)

@@ -15,7 +15,7 @@ from pssh_cluster import ssh
 from pssh_cluster.context import Cluster
 from pssh_cluster.errors import ClusterError
 from pssh_cluster.fanout import Job, Outcome, summary
-from pssh_cluster.hosts import Host, is_local
+from pssh_cluster.hosts import Host, distinct, is_local, parse_host
 from pssh_cluster.settings import Settings
 
 _q = shlex.quote
@@ -76,8 +76,16 @@ class Target:
     """Of known hosts."""
 
 
+def storage_host(settings: Settings) -> tuple[Host, ...]:
+    """The storage machine, if there is one: its host key is fetched with the others'."""
+    if not settings.mount_host:
+        return ()
+    return (parse_host(settings.mount_host, user=settings.mount_user, where="MOUNT_HOST"),)
+
+
 def hosts_keys(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """Fill known_hosts; a line per host, with the fingerprints of what was added."""
+    hosts = distinct(hosts)
     print(f"== hosts-keys ({len(hosts)} host{'s' if len(hosts) != 1 else ''})", flush=True)
     outcomes = []
     with ThreadPoolExecutor(max_workers=min(16, cluster.settings.hosts_at_once)) as pool:
@@ -127,7 +135,8 @@ def look_up(settings: Settings, host: Host) -> Target:
 def _look(settings: Settings, host: Host) -> tuple[Finding, str, float]:
     """What is to be said of a host, and in which file."""
     begin = time.monotonic()
-    if settings.local and is_local(host):
+    # Of the storage machine the others need the key, also where it is this machine.
+    if settings.local and is_local(host) and host.key not in {one.key for one in storage_host(settings)}:
         return Finding(ok=True, text="this machine, no key needed"), "", 0
     target = look_up(settings, host)
     known = known_keys(target)

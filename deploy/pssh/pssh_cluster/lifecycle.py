@@ -9,7 +9,10 @@ from pssh_cluster import state
 from pssh_cluster.context import Cluster
 from pssh_cluster.errors import ClusterError
 from pssh_cluster.fanout import Job, Outcome
-from pssh_cluster.hosts import Host
+from pssh_cluster.hosts import Host, is_loopback, is_ours
+
+GRACE = 15  # seconds that a process has to end by itself
+JOB_GRACE = 40  # the same of a job: examples/download.py takes up to 20 to end in order
 
 
 def spark_defaults(cluster: Cluster) -> str:
@@ -80,25 +83,36 @@ def master_start(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
 def master_stop(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """End the master, and jobs that were started on it."""
     host = cluster.master(hosts)
-    return cluster.run([host], Job(script="stop", values={"NAMES": "master.pid"}, timeout=60, title="master-stop"))
+    return cluster.run([host], _stop("master.pid", "master-stop"))
+
+
+def _stop(names: str, title: str) -> Job:
+    return Job(script="stop", values={"NAMES": names, "GRACE": str(GRACE)}, timeout=60, title=title)
 
 
 def jobs_stop(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """End jobs that `make run` started."""
     host = cluster.master(hosts)
-    return cluster.run([host], Job(script="stop", values={"NAMES": "job-*.pid"}, timeout=60, title="jobs"))
+    values = {"NAMES": "job-*.pid", "GRACE": str(JOB_GRACE)}
+    return cluster.run([host], Job(script="stop", values=values, timeout=JOB_GRACE + 50, title="jobs"))
 
 
 def workers_start(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """Start a worker on each host; the state learns its cores and memory.
 
     Raises:
-        ClusterError: There is no master yet.
+        ClusterError: There is no master yet, or none that these hosts could reach.
     """
     settings = cluster.settings
-    url = cluster.state().master_url
+    known = cluster.state()
+    url = known.master_url
     if not url:
         raise ClusterError(f"the cluster {cluster.name} has no master yet; run make master-start first")
+    if is_loopback(known.master_address) and not all(is_ours(host.address) for host in hosts):
+        raise ClusterError(
+            f"the master is at {known.master_address}, where no other host reaches it: make cluster-down, then list "
+            "this machine by its address"
+        )
     values = {
         **_spark_values(cluster),
         "MASTER_URL": url,
@@ -123,7 +137,7 @@ def workers_start(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
 
 def workers_stop(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """End the workers, and their executors; what these had is done again elsewhere."""
-    outcomes = cluster.run(hosts, Job(script="stop", values={"NAMES": "worker.pid"}, timeout=60, title="workers-stop"))
+    outcomes = cluster.run(hosts, _stop("worker.pid", "workers-stop"))
     _no_workers(cluster, outcomes, forget=False)
     return outcomes
 

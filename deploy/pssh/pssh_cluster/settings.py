@@ -13,6 +13,8 @@ from typing import Any
 from pssh_cluster.errors import ClusterError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TAKE_BACK = "none"
+"""The value of a kept setting that is forgotten. An empty one will not do: scripts pass on what they do not have."""
 _REMOTE_PATH = re.compile(r"/[A-Za-z0-9._+/-]*")
 
 
@@ -170,7 +172,8 @@ def load(environ: Mapping[str, str], kept: Mapping[str, str] | None = None) -> S
     Raises:
         ClusterError: A value cannot be used.
     """
-    raw = {name: value for name, value in (kept or {}).items() if name in kept_names()} | given(environ)
+    before = {name: value for name, value in (kept or {}).items() if name in kept_names()}
+    raw = _without_taken_back(before | given(environ))
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
         if field.name not in raw:
@@ -189,9 +192,14 @@ def kept(environ: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str
     """What a state file shall keep: files by whole path, so that it holds in any folder."""
     now = {name: value for name, value in given(environ).items() if name in kept_names()}
     for name in ("ssh_key", "known_hosts"):
-        if name in now:
+        if now.get(name, _TAKE_BACK) != _TAKE_BACK:
             now[name] = os.path.abspath(os.path.expanduser(now[name]))
-    return dict(before) | now
+    return _without_taken_back(dict(before) | now)
+
+
+def _without_taken_back(raw: Mapping[str, str]) -> dict[str, str]:
+    """So that defaults count again."""
+    return {name: value for name, value in raw.items() if value != _TAKE_BACK or name not in kept_names()}
 
 
 def describe() -> str:

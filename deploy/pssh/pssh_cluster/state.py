@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pssh_cluster.errors import ClusterError
-from pssh_cluster.hosts import Host
+from pssh_cluster.hosts import Host, distinct
 from pssh_cluster.settings import Settings
 
 
@@ -52,9 +52,14 @@ class State:
         return tuple(node.host for node in self.nodes if node.worker)
 
     @property
+    def everyone(self) -> tuple[Host, ...]:
+        """All hosts that it holds, and that of a master outside of the list."""
+        return tuple(distinct((*self.hosts, *((self.master,) if self.master else ()))))
+
+    @property
     def keys(self) -> set[tuple[str, int]]:
-        """What tells its hosts apart, and that of a master outside of the list."""
-        return {host.key for host in (*self.hosts, *((self.master,) if self.master else ()))}
+        """What tells all these apart."""
+        return {host.key for host in self.everyone}
 
     def with_node(self, host: Host, **changes: Any) -> State:
         """The same with a node added or changed."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 
 from pssh_cluster import keys
 from pssh_cluster.context import Cluster, read_file
 from pssh_cluster.errors import ClusterError
 from pssh_cluster.fanout import Job, Outcome
-from pssh_cluster.hosts import Host, parse_host
+from pssh_cluster.hosts import Host, distinct
 from pssh_cluster.settings import Settings
 
 MAX_CLOCK_SECONDS = 5
@@ -26,7 +25,7 @@ def hosts_check(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     job = Job(script="check", values={}, timeout=60, title="hosts-check", show=_shape)
     outcomes = cluster.run(hosts, job)
     for outcome in outcomes:
-        for warning in _warnings(outcome, time.time()):
+        for warning in _warnings(outcome):
             print(f"  note   {outcome.host.label}: {warning}", flush=True)
     return outcomes
 
@@ -41,13 +40,13 @@ def _shape(outcome: Outcome) -> str:
     )
 
 
-def _warnings(outcome: Outcome, now: float) -> list[str]:
-    """What is not wrong yet. The outcomes of all hosts are there at about the same time."""
+def _warnings(outcome: Outcome) -> list[str]:
+    """What is not wrong yet. A host looks at its clock last, so just before its outcome is here."""
     if not outcome.ok:
         return []
     found = []
-    offset = int(outcome.facts.get("clock", "0")) - now
-    if offset > MAX_CLOCK_SECONDS or offset < -MAX_CLOCK_SECONDS - 60:
+    offset = int(outcome.facts.get("clock", "0")) - outcome.at
+    if abs(offset) > MAX_CLOCK_SECONDS:
         found.append(f"its clock is {offset:+.0f} s off: set up NTP, or signed requests and leases will fail")
     if int(outcome.facts.get("disk", "0")) < LOW_DISK_MIB:
         found.append(f"less than {LOW_DISK_MIB} MiB are free where REMOTE_DIR is")
@@ -61,7 +60,7 @@ def hosts_setup(cluster: Cluster, hosts: Sequence[Host], also: Sequence[Host] = 
     settings = cluster.settings
     names = []
     if settings.etc_hosts:
-        for outcome in cluster.addresses([*hosts, *(host for host in also if host not in hosts)]):
+        for outcome in cluster.addresses(distinct([*hosts, *also])):
             known = dict.fromkeys((outcome.facts.get("hostname", ""), outcome.host.name))
             names += [f"{outcome.facts['address']} {name}" for name in known if outcome.ok and name]
     values = {
@@ -80,7 +79,7 @@ def knot_lua(settings: Settings) -> str:
     Raises:
         ClusterError: An address or zone is not one.
     """
-    lines = []
+    zones, lines = [], []
     for entry in settings.knot_zones.split():
         found = _ZONE.fullmatch(entry)
         if not found:
@@ -88,10 +87,8 @@ def knot_lua(settings: Settings) -> str:
         zone, address, port = found.group(1).rstrip(".") + ".", found.group(2), found.group(3)
         server = json.dumps(address + (f"@{port}" if port else ""))
         names = f"policy.todnames({{ {json.dumps(zone)} }})"
-        lines += [
-            f"trust_anchors.set_insecure({{ {json.dumps(zone)} }})",
-            f"policy.add(policy.suffix(policy.STUB({{ {server} }}), {names}))",
-        ]
+        zones.append(json.dumps(zone))
+        lines.append(f"policy.add(policy.suffix(policy.STUB({{ {server} }}), {names}))")
     servers = settings.knot_forward.split()
     for server in servers:
         if not _ADDRESS.fullmatch(server):
@@ -100,14 +97,13 @@ def knot_lua(settings: Settings) -> str:
         lines.append(f"policy.add(policy.all(policy.STUB({{ {', '.join(map(json.dumps, servers))} }})))")
     if settings.knot_conf:
         lines.append(read_file("KNOT_CONF", settings.knot_conf).rstrip("\n"))
-    return _one_insecure("\n".join(lines))
-
-
-def _one_insecure(text: str) -> str:
-    """set_insecure replaces what was set: one call for all zones."""
-    zones = re.findall(r'^trust_anchors\.set_insecure\(\{ (".*?") \}\)$', text, re.MULTILINE)
-    rest = [line for line in text.splitlines() if not line.startswith("trust_anchors.set_insecure({ ")]
-    return "\n".join([*([f"trust_anchors.set_insecure({{ {', '.join(zones)} }})"] if zones else []), *rest])
+    if zones:  # the call replaces what was set, by KNOT_CONF too: so it comes last, with what is there
+        lines += [
+            f"local insecure = {{ {', '.join(zones)} }}",
+            "for _, zone in ipairs(trust_anchors.insecure or {}) do table.insert(insecure, zone) end",
+            "trust_anchors.set_insecure(insecure)",
+        ]
+    return "\n".join(lines)
 
 
 def knot_install(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
@@ -139,6 +135,17 @@ def knot_remove(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     return cluster.run(hosts, Job(script="knot_remove", values={}, timeout=120, title="knot-remove"))
 
 
+def mount_key(settings: Settings) -> str:
+    """The private key for the storage machine; empty when none is given.
+
+    Raises:
+        ClusterError: It cannot be read, or another setting is missing.
+    """
+    if not (settings.mount_host and settings.mount_dir):
+        raise ClusterError("give MOUNT_HOST and MOUNT_DIR (and MOUNT_USER, MOUNT_KEY)")
+    return read_file("MOUNT_KEY", settings.mount_key).rstrip("\n") if settings.mount_key else ""
+
+
 def mount(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """The folder of the storage machine, on each host.
 
@@ -146,9 +153,8 @@ def mount(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
         ClusterError: A setting is missing, or the storage machine's host key is not known.
     """
     settings = cluster.settings
-    if not (settings.mount_host and settings.mount_dir):
-        raise ClusterError("give MOUNT_HOST and MOUNT_DIR (and MOUNT_USER, MOUNT_KEY)")
-    storage = parse_host(settings.mount_host, user=settings.mount_user, where="MOUNT_HOST")
+    key = mount_key(settings)
+    (storage,) = keys.storage_host(settings)
     target = keys.look_up(settings, storage)
     known = keys.known_keys(target)
     if not known:
@@ -160,7 +166,7 @@ def mount(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
         "MOUNT_USER": storage.user,
         "MOUNT_DIR": settings.mount_dir,
         "MOUNT_POINT": settings.mount_point.rstrip("/"),
-        "MOUNT_KEY": read_file("MOUNT_KEY", settings.mount_key).rstrip("\n") if settings.mount_key else "",
+        "MOUNT_KEY": key,
         "MOUNT_KNOWN_HOSTS": "\n".join(f"{plain} {key.kind} {key.text}" for key in known),
     }
     return cluster.run(hosts, Job(script="mount", values=values, timeout=300, title="mount"))
@@ -169,14 +175,6 @@ def mount(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
 def unmount(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     """Undo it."""
     return cluster.run(hosts, Job(script="unmount", values={}, timeout=90, title="unmount"))
-
-
-def storage_host(cluster: Cluster) -> tuple[Host, ...]:
-    """The storage machine, if there is one: its host key is fetched with the others'."""
-    settings = cluster.settings
-    if not settings.mount_host:
-        return ()
-    return (parse_host(settings.mount_host, user=settings.mount_user, where="MOUNT_HOST"),)
 
 
 def forget(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pssh_cluster import fanout, lifecycle, state, steps, watch
-from pssh_cluster.context import Cluster, finish
-from pssh_cluster.copying import pex_install, spark_install
+from pssh_cluster import fanout, keys, lifecycle, state, steps, watch
+from pssh_cluster.context import Cluster
+from pssh_cluster.copying import pex_install, pex_source, spark_install, spark_source
 from pssh_cluster.errors import ClusterError
 from pssh_cluster.fanout import Outcome
-from pssh_cluster.hosts import Host
-from pssh_cluster.keys import hosts_keys
+from pssh_cluster.hosts import Host, distinct
 
 Step = Callable[[Cluster, Sequence[Host]], list[Outcome]]
+_LOOKING = ("hosts-keys", "hosts-check")
 
 
 @dataclass(kw_only=True)
@@ -26,6 +26,10 @@ class Run:
     failed: dict[Host, str] = field(default_factory=dict)
     needed: Host | None = None
     """Without this one there is nothing to go on with."""
+    fresh: Sequence[Host] = ()
+    """Those that were not ours before."""
+    untouched: bool = True
+    """Whether nothing was done yet but to look."""
 
     def step(self, name: str, step: Step, only: Sequence[Host] | None = None) -> None:
         """Run a step on those that are left; who fails takes no part in the next.
@@ -33,6 +37,7 @@ class Run:
         Raises:
             _OverError: The master failed, or nobody is left.
         """
+        self.untouched = self.untouched and name in _LOOKING
         for outcome in step(self.cluster, self.hosts if only is None else only):
             if not outcome.ok:
                 self.failed[outcome.host] = f"{name}: {outcome.why}"
@@ -43,15 +48,20 @@ class Run:
         if not self.hosts:
             raise _OverError("no host is left")
 
+    def release(self) -> None:
+        """Hosts on which nothing was done are not held: the address may be wrong, another cluster may want them."""
+        looked_at = {host.key for host, why in self.failed.items() if why.startswith(tuple(f"{n}:" for n in _LOOKING))}
+        self.cluster.release([host for host in self.fresh if self.untouched or host.key in looked_at])
 
-class _OverError(Exception):
+
+class _OverError(ClusterError):
     """There is nothing to go on with."""
 
 
 def preparation(cluster: Cluster) -> list[tuple[str, Step]]:
     """What is done to a host before its worker starts."""
     names: list[tuple[str, Step]] = [
-        ("hosts-keys", hosts_keys),
+        ("hosts-keys", keys.hosts_keys),
         ("hosts-check", steps.hosts_check),
         ("hosts-setup", steps.hosts_setup),
         ("knot-install", steps.knot_install),
@@ -63,43 +73,63 @@ def preparation(cluster: Cluster) -> list[tuple[str, Step]]:
     return [(name, step) for name, step in names if name != "knot-install" or cluster.settings.knot]
 
 
+def check_settings(cluster: Cluster) -> None:
+    """What later steps would find only after minutes.
+
+    Raises:
+        ClusterError: A file is missing, has another digest, or a setting is wrong.
+    """
+    settings = cluster.settings
+    pex_source(settings)
+    spark_source(settings)
+    if settings.knot:
+        steps.knot_lua(settings)
+    if settings.mount_host:
+        steps.mount_key(settings)
+
+
 def cluster_up(cluster: Cluster) -> int:
     """From bare hosts to a cluster that waits for jobs."""
+    check_settings(cluster)
+    before = cluster.state().keys
     hosts = list(cluster.claim())
-    total = len(hosts)
     master = cluster.master(hosts)
-    run = Run(cluster=cluster, hosts=hosts, needed=master)
-    if master not in hosts:  # it takes no part in the work, but needs the same things
-        run.hosts.append(master)
-    storage = steps.storage_host(cluster)
-    if storage and finish("hosts-keys", hosts_keys(cluster, storage)) != 0:
-        return 1
-    listed = {host.key for host in cluster.state().hosts}
-    try:
-        for name, step in preparation(cluster):
-            run.step(name, step)
-        run.step("master-start", lifecycle.master_start)
-        run.step("workers-start", lifecycle.workers_start, [host for host in run.hosts if host.key in listed])
-    except _OverError as over:
-        print(f"cluster-up: {over}", file=sys.stderr)
-        _release(cluster, run)
-        return fanout.report("cluster-up", run.failed, total)
-    watch.status(cluster, run.hosts)
-    _release(cluster, run)
-    if not run.failed:
+    fresh = [host for host in cluster.state().everyone if host.key not in before]
+    # A master that is not in the list takes no part in the work, but needs the same things.
+    run = Run(cluster=cluster, hosts=distinct([*hosts, master]), needed=master, fresh=fresh)
+    code = _whole("cluster-up", run, _up)
+    if code == 0:
         print(f"cluster {cluster.name} is up: {cluster.state().master_url}")
-    return fanout.report("cluster-up", run.failed, total)
+    return code
 
 
-def _release(cluster: Cluster, run: Run) -> None:
-    """Hosts on which nothing was done yet are not held: the address may be wrong, another cluster may want them."""
-    with state.locked(cluster.where):
-        now = cluster.state()
-        for host, why in run.failed.items():
-            held = next((node for node in now.nodes if node.host.key == host.key), None)
-            if held and not held.address and why.startswith(("hosts-keys:", "hosts-check:")):
-                now = now.without(host)
-        cluster.save(now)
+def _up(run: Run) -> None:
+    cluster = run.cluster
+    storage = keys.storage_host(cluster.settings)
+    if storage:
+        for one in keys.hosts_keys(cluster, storage):
+            if not one.ok:
+                raise ClusterError(f"the storage machine {one.host.label}: {one.why}")
+    working = {host.key for host in cluster.state().hosts}
+    for name, step in preparation(cluster):
+        run.step(name, step)
+    run.step("master-start", lifecycle.master_start)
+    run.step("workers-start", lifecycle.workers_start, [host for host in run.hosts if host.key in working])
+    watch.status(cluster, run.hosts)
+
+
+def _whole(name: str, run: Run, do: Callable[[Run], None]) -> int:
+    """Steps to their end; however they end, the hosts that failed are named, and those that nobody needs are free."""
+    total, ended = len(run.hosts), 0
+    try:
+        do(run)
+    except ClusterError as error:
+        sys.stdout.flush()
+        print(f"{name}: {error}", file=sys.stderr)
+        ended = 1
+    finally:
+        run.release()
+    return fanout.report(name, run.failed, total) or ended
 
 
 def workers_add(cluster: Cluster) -> int:
@@ -110,6 +140,7 @@ def workers_add(cluster: Cluster) -> int:
     known = cluster.state()
     if not known.master_url:
         raise ClusterError(f"there is no cluster {cluster.name} to add to; run make cluster-up first")
+    check_settings(cluster)
     with state.locked(cluster.where):
         hosts = cluster.free(listed)
         now = cluster.state()
@@ -118,15 +149,15 @@ def workers_add(cluster: Cluster) -> int:
         cluster.save(now)
     if not hosts:
         raise ClusterError("none of these hosts is free")
-    run = Run(cluster=cluster, hosts=list(hosts))
-    try:
-        for name, step in preparation(cluster):
-            run.step(name, _with_names(known.hosts) if name == "hosts-setup" else step)
-        run.step("workers-start", lifecycle.workers_start)
-    except _OverError as over:
-        print(f"workers-add: {over}", file=sys.stderr)
-    _release(cluster, run)
-    return fanout.report("workers-add", run.failed, len(hosts))
+    run = Run(cluster=cluster, hosts=list(hosts), fresh=[host for host in hosts if host.key not in known.keys])
+    return _whole("workers-add", run, _add)
+
+
+def _add(run: Run) -> None:
+    also = run.cluster.state().hosts
+    for name, step in preparation(run.cluster):
+        run.step(name, _with_names(also) if name == "hosts-setup" else step)
+    run.step("workers-start", lifecycle.workers_start)
 
 
 def _with_names(also: Sequence[Host]) -> Step:

@@ -25,10 +25,13 @@ def status(cluster: Cluster, hosts: Sequence[Host]) -> list[Outcome]:
     port = str(cluster.settings.master_ui_port)
     job = Job(script="status", values={"MASTER_UI_PORT": port}, timeout=40, title="status", quiet=True)
     outcomes = cluster.run(everyone, job)
+    jobs = " ".join(one.facts.get("jobs", "") for one in outcomes).split()
     said = next((one.facts["json"] for one in outcomes if one.facts.get("json")), "")
     print(f"cluster {cluster.name}: {known.master_url or 'no master yet'}")
     _table([_HEADER, *(_row(cluster, one, workers_of(said)) for one in outcomes)])
-    return [*_spark(cluster, outcomes, said)]
+    checked = _spark(cluster, outcomes, said)
+    print(f"jobs of make run: {' '.join(jobs) or 'none runs'}")
+    return checked
 
 
 def _row(cluster: Cluster, one: Outcome, workers: Sequence[dict[str, object]]) -> tuple[str, ...]:

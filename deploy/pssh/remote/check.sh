@@ -9,7 +9,6 @@ pythons=$(for name in python3.10 python3.11 python3.12 python3.13 python3.14 pyt
     "$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || :
 done | sort -uV | paste -sd ' ')
 
-fact clock "$(date +%s)"
 fact hostname "$(uname -n)"
 # shellcheck disable=SC1091
 fact os "$(. /etc/os-release 2>/dev/null && echo "$ID ${VERSION_ID:-}")"
@@ -23,4 +22,5 @@ fact java "${java_version:--}"
 command -v setsid >/dev/null || fail "there is no setsid (package util-linux)"
 if ! { [ -d "$REMOTE_DIR" ] && [ -w "$REMOTE_DIR" ]; }; then need_root; fi
 if can_root; then fact root yes; else fact root no; fi
+fact clock "$(date +%s)" # last: it is compared with the clock of the controller when this gets there
 uname -n

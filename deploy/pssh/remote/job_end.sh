@@ -11,7 +11,6 @@ elif alive "$file"; then
 else
     fact running no
     fact code "$(cat "$RUN/job-$JOB.exit" 2>/dev/null || echo 137)"
-    end_session "$file" 5 || :
-    rm -f "$RUN/job-$JOB.exit"
+    end_session "$file" 5 || : # The exit code stays: this answer may be lost, and is asked for again.
     echo ended
 fi

@@ -18,6 +18,10 @@ if ! "$PEX" -c 'import pyspark' 2>/dev/null; then
 fi
 cd "$jobs/$JOB" || fail "there is no $jobs/$JOB"
 launch "$RUN/job-$JOB.pid" "$LOGS/job-$JOB.log" python3 .runner.py "$RUN/job-$JOB.exit" "$PEX" "$SCRIPT_NAME" "$@"
-# Old ones are not kept for ever.
+# Old ones are not kept for ever, but for those that still run.
 find "$LOGS" -name 'job-*' -mtime +30 -delete 2>/dev/null || :
+find "$RUN" -name 'job-*.exit' -mtime +30 -delete 2>/dev/null || :
+for old in $(find "$jobs" -mindepth 1 -maxdepth 1 -mtime +30 -printf '%f\n' 2>/dev/null || :); do
+    alive "$RUN/job-$old.pid" || rm -rf "${jobs:?}/$old"
+done
 echo started

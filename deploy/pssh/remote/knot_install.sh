@@ -80,6 +80,12 @@ U
         as_root systemctl daemon-reload
         changed=1
     fi
+    for n in $(systemctl list-units --all --no-legend --plain 'img2dataset-kresd@*' | sed -n 's/^img2dataset-kresd@\([0-9]*\)\.service.*/\1/p'); do
+        if [ "$n" -gt "$processes" ]; then
+            as_root systemctl disable -q --now "img2dataset-kresd@$n"
+            did="$did${did:+, }ended kresd $n"
+        fi
+    done
     for n in $(seq "$processes"); do
         if ! systemctl is-active -q "img2dataset-kresd@$n" || [ -n "${changed:-}" ]; then
             as_root systemctl enable -q "img2dataset-kresd@$n"

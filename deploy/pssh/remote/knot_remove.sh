@@ -3,7 +3,30 @@
 
 saved=$REMOTE_DIR/conf/resolv.conf
 mark="# made by img2dataset: make knot-remove brings back what was here"
+systemd=/run/systemd/system
 did=
+
+# The other cluster that uses what this one would undo: its kresd lives, or, where systemd has them for all, anything.
+other() {
+    local file pattern='kresd-*.pid'
+    if [ -d "$systemd" ]; then pattern='*.pid'; fi
+    for file in $(compgen -G "$REMOTE_DIR/run/*/$pattern" || :); do
+        if [ "$(dirname "$file")" != "$RUN" ] && alive "$file"; then
+            basename "$(dirname "$file")"
+            return
+        fi
+    done
+}
+name=$(other)
+if [ -n "$name" ]; then
+    LAUNCHER=as_root
+    for file in "$RUN"/kresd-*.pid; do
+        if end_session "$file" 5; then did="$did${did:+, }ended $(basename "$file" .pid)"; fi
+    done
+    echo "${did:+$did; }DNS is left as it is, for the cluster $name"
+    exit 0
+fi
+
 if grep -qxF "$mark" /etc/resolv.conf 2>/dev/null; then
     need_root
     if [ -s "$saved.link" ]; then

@@ -14,8 +14,13 @@ kresd=0
 for file in "$RUN"/kresd-*.pid; do if alive "$file"; then kresd=$((kresd + 1)); fi; done
 if [ -d /run/systemd/system ]; then kresd=$(systemctl list-units --state=active --no-legend 'img2dataset-kresd@*' | wc -l); fi
 fact kresd "$kresd"
-jobs=0
-for file in "$RUN"/job-*.pid; do if alive "$file"; then jobs=$((jobs + 1)); fi; done
+jobs=
+for file in "$RUN"/job-*.pid; do
+    if alive "$file"; then
+        job=$(basename "$file" .pid)
+        jobs="$jobs${jobs:+ }${job#job-}"
+    fi
+done
 fact jobs "$jobs"
 folder=$REMOTE_DIR
 while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
